@@ -1,0 +1,181 @@
+"""Renders a data set of faces whose action units are known exactly: pictures, annotations, splits by identity."""
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import BASIC_7, Annotation, arkit_from_facs, facs_from_arkit, feafa_from_arkit, write_annotations
+from expllm_jax.sources.rendered.head import HeadModel, load_head
+from expllm_jax.sources.rendered.identity import Identity, sample_identity
+from expllm_jax.sources.rendered.regimes import INDEPENDENT, REGIMES, sample_units
+from expllm_jax.sources.rendered.scene import SIZE, Picture, render, sample_scene
+
+RENDERER_VERSION = "1"  # part of the provenance; raise it when pictures of the same seed change
+ANNOTATIONS_FILE = "annotations.jsonl"
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class RenderedConfig:
+    """A data set of rendered faces. Training and test identities never overlap."""
+
+    train_identities: int = 400  # people in the split `train`; each shows every expression
+    train_faces_each: int = 1  # pictures per person and expression
+    train_regimes: tuple[str, ...] = ("mild", "hard")  # drawn uniformly per training picture
+    test_identities: int = 84  # people of the test splits; the same people in each of them
+    test_regimes: tuple[str, ...] = ("clean", "mild", "hard")  # one split each
+    expressions: tuple[str, ...] = BASIC_7
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        known = (*REGIMES, INDEPENDENT)
+        for field, regimes in (("train_regimes", self.train_regimes), ("test_regimes", self.test_regimes)):
+            for regime in regimes:
+                if regime not in known:
+                    raise ExpllmError(f"{field} names the unknown regime '{regime}'", f"use some of: {', '.join(known)}")
+        for field, least in (("train_identities", 1), ("train_faces_each", 1), ("test_identities", 0)):
+            if getattr(self, field) < least:
+                raise ExpllmError(f"{field} is {getattr(self, field)}", f"the smallest value is {least}")
+        if not self.train_regimes:
+            raise ExpllmError("train_regimes is empty", f"name at least one of: {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class FaceSpec:
+    """One picture to be rendered: everything in it follows from these values and the data set's seed."""
+
+    split: str
+    identity: int
+    expression: str | None
+    regime: str
+    take: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/p{self.identity:05d}_{(self.expression or 'none').lower()}_{self.take}.jpg"
+
+
+def plan(config: RenderedConfig) -> list[FaceSpec]:
+    """The faces of a data set in a fixed order, grouped by identity."""
+    specs = []
+    for identity in range(config.train_identities):
+        rng = np.random.default_rng([config.seed, 1, identity])
+        for take in range(config.train_faces_each):
+            for expression in config.expressions:
+                regime = config.train_regimes[int(rng.integers(len(config.train_regimes)))]
+                specs.append(FaceSpec("train", identity, None if regime == INDEPENDENT else expression, regime, take))
+    for person in range(config.test_identities):
+        for regime in config.test_regimes:
+            for take, expression in enumerate(config.expressions):
+                independent = regime == INDEPENDENT
+                specs.append(
+                    FaceSpec(regime, config.train_identities + person, None if independent else expression, regime, take if independent else 0)
+                )
+    return specs
+
+
+@lru_cache(maxsize=64)
+def _identity(head: HeadModel, seed: int, number: int) -> Identity:
+    return sample_identity(head, f"p{number:05d}", np.random.default_rng([seed, 2, number]))
+
+
+def render_face(head: HeadModel, spec: FaceSpec, seed: int) -> tuple[Picture, Annotation]:
+    """One face with its annotation; a pure function of its arguments.
+
+    The annotation holds the ARKit coefficients that were rendered and what they mean as FACS and FEAFA units.
+    """
+    where = [*REGIMES, INDEPENDENT].index(spec.regime)
+    which = BASIC_7.index(spec.expression) if spec.expression in BASIC_7 else 7
+    rng = np.random.default_rng([seed, 3, spec.identity, where, which, spec.take, spec.split == "train"])
+    person = _identity(head, seed, spec.identity)
+    arkit = arkit_from_facs(sample_units(spec.expression, spec.regime, rng))
+    scene = sample_scene(rng)
+    picture = render(head, person, arkit, scene)
+    annotation = Annotation(
+        picture=f"pictures/{spec.name}",
+        expression=spec.expression,
+        units={
+            "arkit": {code: value for code, value in arkit.items() if value > 0},
+            "facs": {code: round(value, 4) for code, value in facs_from_arkit(arkit).items() if value > 0},
+            "feafa": {code: round(value, 4) for code, value in feafa_from_arkit(arkit).items() if value > 0},
+        },
+        cot=None,
+        identity=person.name,
+        split=spec.split,
+        attributes={
+            "sex": person.sex,
+            "age": round(person.age, 3),
+            "regime": spec.regime,
+            "yaw": round(scene.yaw, 4),
+            "pitch": round(scene.pitch, 4),
+            "roll": round(scene.roll, 4),
+        },
+        landmarks=tuple((round(float(x), 2), round(float(y), 2)) for x, y in picture.landmarks_68_2),
+        face_box=tuple(round(v, 2) for v in picture.face_box),
+        provenance={"source": "rendered", "renderer": RENDERER_VERSION, "seed": str(seed)},
+    )
+    return picture, annotation
+
+
+def generate(
+    config: RenderedConfig,
+    head_folder: Path,
+    folder: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Renders the data set into `folder` (which must not exist) and returns the path of its annotations.
+
+    Faces are rendered on all cores (the kernels release the GIL) and appear only when all are done: a crash leaves
+    `folder` absent. Raises ExpllmError when the folder exists or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ExpllmError(f"{folder} exists already", "delete it or name another folder; nothing is overwritten")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    head = load_head(head_folder)
+    specs = plan(config)
+
+    def one(spec: FaceSpec) -> Annotation:
+        picture, annotation = render_face(head, spec, config.seed)
+        encoded = io.BytesIO()
+        Image.fromarray(picture.pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY)
+        (partial / annotation.picture).write_bytes(encoded.getvalue())
+        return annotation
+
+    def annotations() -> Iterator[Annotation]:
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+            for done, annotation in enumerate(pool.map(one, specs, chunksize=1), start=1):
+                if progress:
+                    progress(done, len(specs))
+                yield annotation
+
+    try:
+        for split in sorted({spec.split for spec in specs}):
+            (partial / "pictures" / split).mkdir(parents=True)
+        write_annotations(partial / ANNOTATIONS_FILE, annotations())
+        os.replace(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ExpllmError(
+            f"cannot write the rendered faces to {folder}: {error.strerror or error}",
+            "name a folder on a disk that has room and that you may write to",
+        ) from error
+    return folder / ANNOTATIONS_FILE
+
+
+def describe(config: RenderedConfig) -> dict[str, object]:
+    """What a report says about the data set; JSON values."""
+    return {"source": "rendered", "renderer": RENDERER_VERSION, "picture_size": SIZE, **asdict(config)}
