@@ -1,0 +1,88 @@
+"""Training records: from an annotated picture to the rows of tokens that a model learns from.
+
+`RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
+the prompts that match them; `write_records` and `open_records` keep them in a TFDS data set of ArrayRecord files;
+`batches` streams them through Grain. `read_picture`, `square` and `normalise` are the way from any picture file to
+pixels.
+"""
+
+from __future__ import annotations
+
+from expllm_jax.records.conversation import (
+    TASKS,
+    ConversationTemplate,
+    Roles,
+    Round,
+    TaskWords,
+    rounds_of,
+    training_texts,
+)
+from expllm_jax.records.dataset import (
+    Manifest,
+    RecordSource,
+    SplitSummary,
+    open_encoder,
+    open_records,
+    verify_records,
+    write_records,
+)
+from expllm_jax.records.encode import (
+    EncodeConfig,
+    EncodedRow,
+    Record,
+    RecordEncoder,
+    decode_answer,
+    encode_prompt,
+    encode_record,
+    pad_row,
+)
+from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
+from expllm_jax.records.pipeline import PADDED_RECORD, BatchConfig, RowSource, batches, batches_per_epoch
+from expllm_jax.records.tokenizers import (
+    ByteBPETokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    train_sentencepiece,
+)
+
+__all__ = [
+    "PADDED_RECORD",
+    "PAD_COLOUR",
+    "STATISTICS",
+    "TASKS",
+    "BatchConfig",
+    "ByteBPETokenizer",
+    "ConversationTemplate",
+    "EncodeConfig",
+    "EncodedRow",
+    "Manifest",
+    "Record",
+    "RecordEncoder",
+    "RecordSource",
+    "Roles",
+    "Round",
+    "RowSource",
+    "SentencePieceTokenizer",
+    "SplitSummary",
+    "TaskWords",
+    "Tokenizer",
+    "batches",
+    "batches_per_epoch",
+    "decode_answer",
+    "encode_prompt",
+    "encode_record",
+    "load_tokenizer",
+    "normalise",
+    "open_encoder",
+    "open_records",
+    "pad_row",
+    "read_picture",
+    "rounds_of",
+    "square",
+    "storable_picture",
+    "train_sentencepiece",
+    "training_texts",
+    "verify_records",
+    "write_records",
+]

@@ -1,0 +1,178 @@
+"""The conversation about one picture: which rounds it has, and the exact text around every answer.
+
+Layout (ExpLLM, released code, `datasets/convsersation.py`; the wording here is our own)::
+
+    {system}\\n
+    Image:{image tokens}\\n
+    TASK: {description}\\n
+    USER: {question}\\n
+    ASSISTANT: {answer}</s>TASK: {description}\\n ...
+
+The wording lives in `templates/*.json`, so that another wording is another file and never another code path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import Annotation
+
+TASKS = ("label", "cot")
+"""What can be asked about a face: its expression in one word, or the three-part text."""
+
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+
+
+def check_task(task: str) -> None:
+    """Raises ExpllmError unless `task` is one of TASKS."""
+    if task not in TASKS:
+        raise ExpllmError(f"unknown task {task!r}", f"use one of: {', '.join(TASKS)}")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One question and its answer. `answer` is the bare text: no leading space, no end token."""
+
+    task: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        if not self.answer.strip():
+            raise ExpllmError(f"the answer of a {self.task!r} round is empty", "leave the round out instead")
+
+
+def rounds_of(annotation: Annotation, tasks: Iterable[str] = TASKS) -> tuple[Round, ...]:
+    """The rounds that `annotation` has an answer for, in the order of `tasks`; what it lacks is left out.
+
+    Raises ExpllmError if nothing is left (a record that supervises nothing is a mistake, not a record).
+    """
+    tasks = tuple(tasks)
+    for task in tasks:
+        check_task(task)
+    answers = {"label": annotation.expression, "cot": annotation.cot}
+    rounds = tuple(Round(task, answers[task]) for task in tasks if answers[task])
+    if not rounds:
+        raise ExpllmError(
+            f"{annotation.picture}: the annotation has no answer for any of the tasks {', '.join(tasks)}",
+            "give it an expression or a CoT text, or ask for other tasks",
+        )
+    return rounds
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """How one task is put: a one-sentence description and the user's question."""
+
+    description: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What opens each line of the conversation."""
+
+    image: str
+    task: str
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True)
+class ConversationTemplate:
+    """The wording of a conversation. The texts it hands out are tokenised separately and then joined, in training
+    and in inference alike, so that no token ever spans two of them."""
+
+    name: str
+    system: str
+    roles: Roles
+    tasks: Mapping[str, TaskWords]
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> ConversationTemplate:
+        """Reads a shipped template by name ("face_v1") or any template by path (`….json`).
+
+        Raises ExpllmError naming the file, and the key or line that is wrong.
+        """
+        shipped = TEMPLATE_FOLDER / f"{name_or_path}.json"
+        path = shipped if shipped.is_file() else Path(name_or_path)
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            names = ", ".join(sorted(file.stem for file in TEMPLATE_FOLDER.glob("*.json")))
+            raise ExpllmError(
+                f"conversation template {str(name_or_path)!r} cannot be read ({error.strerror})",
+                f"use a shipped one ({names}) or the path of a JSON file",
+            ) from error
+        except ValueError as error:
+            raise ExpllmError(
+                f"{path} is not JSON: {error}", f"compare it with {TEMPLATE_FOLDER}/face_v1.json"
+            ) from error
+        return cls.from_json(fields, str(path))
+
+    @classmethod
+    def from_json(cls, fields: Mapping, where: str = "conversation template") -> ConversationTemplate:
+        """Builds the template from the parsed JSON object; `where` names its origin in errors."""
+        try:
+            template = cls(
+                name=fields["name"],
+                system=fields["system"],
+                roles=Roles(**fields["roles"]),
+                tasks={task: TaskWords(**fields["tasks"][task]) for task in TASKS},
+            )
+        except (KeyError, TypeError) as error:
+            raise ExpllmError(
+                f"{where}: a key is missing or unknown ({error})", "give it the keys of templates/face_v1.json"
+            ) from error
+        for key, text in template._texts():
+            if not isinstance(text, str) or not text:
+                raise ExpllmError(f"{where}: {key} must be a text that is not empty", "write the sentence")
+        return template
+
+    def to_json(self) -> dict:
+        """The plain JSON object that `from_json` reads."""
+        fields = asdict(self)
+        fields["tasks"] = {task: asdict(words) for task, words in self.tasks.items()}
+        return fields
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the wording. White space and key order of the file do not matter."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def prefix_text(self) -> str:
+        """What stands before the image tokens."""
+        return f"{self.system}\n{self.roles.image}"
+
+    def prompt_text(self, task: str, *, after_image: bool = True) -> str:
+        """From behind the image tokens (or, in a later round of a chain, behind the end token) to "ASSISTANT:"."""
+        check_task(task)
+        words, roles = self.tasks[task], self.roles
+        text = f"{roles.task} {words.description}\n{roles.user} {words.question}\n{roles.assistant}"
+        return "\n" + text if after_image else text
+
+    def answer_text(self, answer: str) -> str:
+        """What follows "ASSISTANT:", before the end token. The space belongs to the answer's first word piece."""
+        return " " + answer
+
+    def _texts(self) -> Iterator[tuple[str, object]]:
+        yield "name", self.name
+        yield "system", self.system
+        yield from ((f"roles.{key}", text) for key, text in asdict(self.roles).items())
+        for task, words in self.tasks.items():
+            yield from ((f"tasks.{task}.{key}", text) for key, text in asdict(words).items())
+
+
+def training_texts(conversations: Iterable[Iterable[Round]], template: ConversationTemplate) -> Iterator[str]:
+    """Every text that the encoder will tokenise for these conversations, for training a tokenizer on."""
+    for rounds in conversations:
+        yield template.prefix_text()
+        for round_ in rounds:
+            yield template.prompt_text(round_.task)
+            yield template.answer_text(round_.answer)
