@@ -1,0 +1,125 @@
+"""The report's gallery: held-out faces, right and wrong alike, each with its text and its units, true beside stated."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from expllm_jax.cot import STATED_FROM, band_of
+from expllm_jax.errors import ExpllmError
+from expllm_jax.evaluate.evaluated import EvaluatedFace
+from expllm_jax.evaluate.markup import data_uri, reasoning, text
+from expllm_jax.evaluate.units import BAND_ORDER
+from expllm_jax.faces import FACS
+
+_SIDE = 224  # pixels of an embedded picture's longer side: sharp on a phone, about 10 kB each
+
+
+def choose_faces(faces: Sequence[EvaluatedFace], count: int) -> list[EvaluatedFace]:
+    """`count` faces, half of them wrong where there are that many, otherwise topped up; wrong and right alternate.
+
+    Within each half the expressions take turns and, within an expression, the order is that of a hash of the record id:
+    always the same faces for the same run, and nobody's choice.
+    """
+    wrong = _taking_turns([face for face in faces if not face.correct])
+    right = _taking_turns([face for face in faces if face.correct])
+    wrong_count = min(len(wrong), max(count // 2, count - len(right)))
+    right_count = min(len(right), count - wrong_count)
+    chosen = []
+    for place in range(max(wrong_count, right_count)):
+        chosen += right[place : min(place + 1, right_count)] + wrong[place : min(place + 1, wrong_count)]
+    return chosen
+
+
+def _taking_turns(faces: Sequence[EvaluatedFace]) -> list[EvaluatedFace]:
+    queues: dict[str, list[EvaluatedFace]] = {}
+    for face in sorted(faces, key=lambda face: hashlib.sha256(face.record.encode()).digest()):
+        queues.setdefault(face.expression, []).append(face)
+    longest = max(map(len, queues.values()), default=0)
+    return [queues[name][turn] for turn in range(longest) for name in sorted(queues) if turn < len(queues[name])]
+
+
+def embedded_picture(path: Path) -> str:
+    """The picture as a data address: a small JPEG, no metadata. Raises ExpllmError when it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        small.save(buffer, format="JPEG", quality=85)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ExpllmError(
+            f"cannot show {path} in the report: {error}", "the picture was there for the evaluation; put it back"
+        ) from error
+    return data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def _unit_row(code: str, face: EvaluatedFace) -> str:
+    """One unit: name, bar of the true intensity, scale of the stated band, and the verdict in a word."""
+    intensity = face.units.get(code, 0.0)
+    stated = code in face.credited
+    present = intensity >= STATED_FROM
+    verdict, kind = {
+        (True, True): ("seen", "good"),
+        (True, False): ("missed", "bad"),
+        (False, True): ("not there", "bad"),
+        (False, False): ("faint", "mute"),
+    }[present, stated]
+    band = face.credited.get(code) if stated else None
+    level = BAND_ORDER.index(band) + 1 if band in BAND_ORDER else 0
+    steps = "".join(f'<i class="{"on" if step < level else "off"}"></i>' for step in range(len(BAND_ORDER)))
+    name = FACS.unit(code).name if code in FACS else code
+    true_word = band_of(intensity) if intensity > 0 else "absent"
+    stated_word = (band or "no degree given") if stated else "not stated"
+    return (
+        f'<tr><th scope="row"><b>{text(code)}</b> {text(name)}</th>'
+        f'<td><span class="bar" aria-hidden="true"><i style="width:{100 * intensity:.0f}%"></i></span>'
+        f"<small>{100 * intensity:.0f} % {text(true_word)}</small></td>"
+        f'<td><span class="steps" aria-hidden="true">{steps}</span><small>{text(stated_word)}</small></td>'
+        f'<td><span class="verdict {kind}">{verdict}</span></td></tr>'
+    )
+
+
+def _units_table(face: EvaluatedFace) -> str:
+    position = {code: index for index, code in enumerate(FACS.codes)}
+    codes = {code for code, intensity in face.units.items() if intensity > 0} | set(face.credited)
+    if not codes:
+        return '<p class="mute small">No action units: none in the face, none in the text.</p>'
+    rows = "".join(_unit_row(code, face) for code in sorted(codes, key=lambda code: (position.get(code, 999), code)))
+    return (
+        '<table class="units"><thead><tr><th scope="col">action unit</th><th scope="col">true</th>'
+        f'<th scope="col">stated</th><th scope="col"><span class="hidden">verdict</span></th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def face_card(face: EvaluatedFace) -> str:
+    """One face as HTML: picture, labels, units side by side, the whole text."""
+    picture = (
+        f'<img class="face" src="{embedded_picture(face.picture)}" alt="{text(f"Face of record {face.record}")}">'
+        if face.picture is not None
+        else '<div class="face none">no picture</div>'
+    )
+    predicted = face.predicted if face.predicted is not None else f"unparsable: “{face.label_text[:60]}”"
+    word, sign, kind = ("right", "✓", "good") if face.correct else ("wrong", "✗", "bad")
+    failure = (
+        f'<p class="notice">This text could not be parsed: {text(face.cot_failure)}. It gets no credit.</p>'
+        if face.cot_failure is not None
+        else ""
+    )
+    differs = (
+        f"<dt>text concludes</dt><dd>{text(face.concluded)}</dd>"
+        if face.concluded is not None and face.concluded != face.predicted
+        else ""
+    )
+    return (
+        f'<article class="card {kind}"><div class="top">{picture}<div>'
+        f'<span class="verdict {kind}">{sign} {word}</span>'
+        f"<dl><dt>true</dt><dd>{text(face.expression)}</dd><dt>predicted</dt><dd>{text(predicted)}</dd>{differs}</dl>"
+        f'<p class="mute small">{text(face.split)} · {text(face.record)}</p></div></div>'
+        f'{_units_table(face)}{failure}<div class="text">{reasoning(face.cot)}</div></article>'
+    )

@@ -1,0 +1,213 @@
+"""The numbers of a run: one flat dictionary, each headline number with its interval.
+
+Headline keys (each with `_low` and `_high`, the 95 % interval, clustered by identity):
+
+- `accuracy_<split>` for every split, so `accuracy_clean`, `accuracy_mild`, `accuracy_hard` on rendered faces;
+- `macro_f1`, `unit_f1`, `unit_f1_label_only`, `unit_f1_gain` (the difference, paired), `added_gap`, `dropped_gap`, all
+  on the main split (`mild` by default), where reciting the label's prototype no longer suffices;
+- `unparsable`: how many answers of all splits, label and reasoning alike, the strict parsers refuse. Its interval is
+  Wilson's share of all answers, scaled to a count: a bootstrap of none would claim that there never will be any.
+
+Everything else is under its own key: `n_<split>`, `identities_<split>`, the same metrics per split
+(`macro_f1_clean`, …), the gaps within (expression, unit) as `added_gap_stratified_<split>`, per-class recall and F1
+(`recall_mild_Fear`), and the settings the numbers depend on. Undefined numbers are null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from expllm_jax.cot import STATED_FROM
+from expllm_jax.errors import ExpllmError
+from expllm_jax.evaluate import scores, units
+from expllm_jax.evaluate.atomic import write_atomic
+from expllm_jax.evaluate.bootstrap import RESAMPLES, Interval, bootstrap, cluster_totals, wilson
+from expllm_jax.evaluate.evaluated import EvaluatedFace
+from expllm_jax.faces import BASIC_7
+
+MAIN_SPLIT = "mild"
+_HEADLINE = ("macro_f1", "unit_f1", "unit_f1_label_only", "unit_f1_gain", "added_gap", "dropped_gap")
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split's scores and intervals."""
+
+    split: str
+    n: int  # pictures
+    identities: int
+    labels: scores.Scores
+    units: units.UnitScores
+    unparsable_label: int
+    unparsable_cot: int
+    conclusion_accuracy: float
+    conclusion_agreement: float
+    intervals: Mapping[str, Interval]  # metric name without the split → interval
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A run's numbers: `values` is what stands in metrics.json, `splits` what the report draws from."""
+
+    values: Mapping[str, float | int | str | None]  # flat; None where undefined
+    splits: Mapping[str, SplitSummary]
+    main_split: str
+
+    def interval(self, key: str) -> Interval:
+        """The named number with its interval; nan where undefined. Raises KeyError for a key without an interval."""
+        parts = [self.values[key + suffix] for suffix in ("", "_low", "_high")]
+        return Interval(*(math.nan if part is None else float(part) for part in parts))
+
+
+def _unit_f1_gain(counts: np.ndarray) -> np.ndarray:
+    """The model's micro-F1 minus the label-only oracle's; counts [..., 6], both on the same pictures."""
+    return units.micro_f1(counts[..., :3]) - units.micro_f1(counts[..., 3:])
+
+
+def _on_confusion(statistic: Callable[[np.ndarray], np.ndarray], classes: int, totals: np.ndarray) -> np.ndarray:
+    """Applies a statistic of confusion matrices to flattened ones, [..., C·(C+1)] → [...]."""
+    return statistic(totals.reshape(*totals.shape[:-1], classes, classes + 1))
+
+
+def _intervals(
+    faces: Sequence[EvaluatedFace], classes: Sequence[str], seed: int, resamples: int
+) -> dict[str, Interval]:
+    confusion_PK = scores.confusion_per_picture(
+        [face.expression for face in faces], [face.predicted for face in faces], classes
+    ).reshape(len(faces), -1)
+    table = units.unit_table(faces)
+    model_P3, oracle_P3 = units.detection_counts(table), units.detection_counts(table, label_only=True)
+    plan: dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]] = {
+        "accuracy": (confusion_PK, partial(_on_confusion, scores.accuracy, len(classes))),
+        "macro_f1": (confusion_PK, partial(_on_confusion, scores.macro_f1, len(classes))),
+        "uar": (confusion_PK, partial(_on_confusion, scores.unweighted_average_recall, len(classes))),
+        "unit_f1": (model_P3, units.micro_f1),
+        "unit_f1_label_only": (oracle_P3, units.micro_f1),
+        "unit_f1_gain": (np.concatenate([model_P3, oracle_P3], axis=1), _unit_f1_gain),
+        "added_gap": (units.added_counts(table), units.gap),
+        "dropped_gap": (units.dropped_counts(table), units.gap),
+        "added_gap_stratified": (units.stratified_counts(table, prototype=False), units.stratified_gap),
+        "dropped_gap_stratified": (units.stratified_counts(table, prototype=True), units.stratified_gap),
+    }
+    identities = [face.identity for face in faces]
+    return {
+        name: bootstrap(cluster_totals(identities, counts), statistic, resamples=resamples, seed=seed)
+        for name, (counts, statistic) in plan.items()
+    }
+
+
+def summarise_split(
+    split: str,
+    faces: Sequence[EvaluatedFace],
+    *,
+    classes: Sequence[str] = BASIC_7,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> SplitSummary:
+    """Scores and intervals of one split. Raises ExpllmError when it is empty or a record is in it twice."""
+    if not faces:
+        raise ExpllmError(f"the split {split!r} has no evaluated pictures", "evaluate it, or leave the split out")
+    seen: set[str] = set()
+    for face in faces:
+        if face.record in seen:
+            raise ExpllmError(f"record {face.record!r} is twice in the split {split!r}", "evaluate each record once")
+        seen.add(face.record)
+    return SplitSummary(
+        split=split,
+        n=len(faces),
+        identities=len({face.identity for face in faces}),
+        labels=scores.score(faces, classes),
+        units=units.score_units(faces),
+        unparsable_label=sum(face.predicted is None for face in faces),
+        unparsable_cot=sum(face.cot_failure is not None for face in faces),
+        conclusion_accuracy=scores.conclusion_accuracy(faces),
+        conclusion_agreement=scores.conclusion_agreement(faces),
+        intervals=_intervals(faces, classes, seed, resamples),
+    )
+
+
+def _with_interval(key: str, interval: Interval) -> dict[str, float]:
+    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+
+
+def _extras(summary: SplitSummary) -> dict[str, float | int]:
+    """A split's own keys beyond its accuracy."""
+    name = summary.split
+    values: dict[str, float | int] = {
+        f"n_{name}": summary.n,
+        f"identities_{name}": summary.identities,
+        f"unparsable_label_{name}": summary.unparsable_label,
+        f"unparsable_cot_{name}": summary.unparsable_cot,
+        f"conclusion_accuracy_{name}": summary.conclusion_accuracy,
+        f"conclusion_agreement_{name}": summary.conclusion_agreement,
+    }
+    for metric, interval in summary.intervals.items():
+        if metric != "accuracy":
+            values |= _with_interval(f"{metric}_{name}", interval)
+    for metric in ("precision", "recall"):
+        values[f"unit_{metric}_{name}"] = getattr(summary.units, metric)
+    for metric in ("hallucinated", "hallucinated_per_picture", "omitted", "band_exact", "band_within_one"):
+        values[f"{metric}_{name}"] = getattr(summary.units, metric)
+    for row in summary.labels.per_class:
+        values |= {f"recall_{name}_{row.name}": row.recall, f"f1_{name}_{row.name}": row.f1}
+        values[f"n_{name}_{row.name}"] = row.n
+    return values
+
+
+def summarise(
+    faces_by_split: Mapping[str, Sequence[EvaluatedFace]],
+    *,
+    classes: Sequence[str] = BASIC_7,
+    main_split: str = MAIN_SPLIT,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Metrics:
+    """All numbers of a run; the module's docstring lists the keys.
+
+    `main_split` carries the headline macro-F1, unit scores and gaps. Raises ExpllmError when it is missing, a split is
+    empty, or a face does not fit `classes`.
+    """
+    if main_split not in faces_by_split:
+        raise ExpllmError(
+            f"the main split {main_split!r} was not evaluated (only {', '.join(faces_by_split) or 'nothing'})",
+            "evaluate it, or name another main split",
+        )
+    splits = {
+        name: summarise_split(name, faces, classes=classes, seed=seed, resamples=resamples)
+        for name, faces in faces_by_split.items()
+    }
+    values: dict[str, float | int | str] = {}
+    for name, summary in splits.items():
+        values |= _with_interval(f"accuracy_{name}", summary.intervals["accuracy"])
+    for metric in _HEADLINE:
+        values |= _with_interval(metric, splits[main_split].intervals[metric])
+    answers = 2 * sum(summary.n for summary in splits.values())
+    unparsable = sum(summary.unparsable_label + summary.unparsable_cot for summary in splits.values())
+    low, high = (answers * end for end in wilson(unparsable, answers))
+    values |= {"unparsable": unparsable, "unparsable_low": low, "unparsable_high": high, "answers": answers}
+    for summary in splits.values():
+        values |= _extras(summary)
+    values |= {
+        "main_split": main_split,
+        "chance": 1.0 / len(classes),
+        "bootstrap_resamples": resamples,
+        "bootstrap_seed": seed,
+        "units_present_from": STATED_FROM,
+        "gaps_present_from": units.CLEARLY_PRESENT,
+    }
+    undefined_as_none = {
+        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()
+    }
+    return Metrics(undefined_as_none, splits, main_split)
+
+
+def write_metrics(path: str | Path, metrics: Metrics) -> Path:
+    """Writes the flat dictionary as strict JSON (null where undefined), all or nothing."""
+    return write_atomic(path, json.dumps(metrics.values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
