@@ -1,0 +1,291 @@
+"""LLaMA decoder: grouped-query attention, rotary positions, SwiGLU; with a key/value cache of fixed size.
+
+Shape letters: B rows, T tokens, S cache slots (or keys), D width, H query heads, K key/value heads, h head width, F
+MLP width, V vocabulary, L layers.
+Source: Touvron et al., "LLaMA 2" (2023); parameter layout follows Hugging Face's `LlamaForCausalLM` (rotate-half).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.models.layers import REMAT_POLICIES, Linear, RMSNorm, apply_rope, rope_tables, run_layers
+from expllm_jax.models.layers.linear import INIT_STD
+from expllm_jax.models.layers.rope import parse_rope_scaling
+from expllm_jax.models.lora import LoRAConfig
+from expllm_jax.parallel import attention, constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a LLaMA-architecture decoder. Sizes: `smollm2_135m`, `vicuna_7b`."""
+
+    vocab: int  # V
+    width: int  # D
+    depth: int  # L
+    heads: int  # H
+    kv_heads: int  # K, divides H
+    head_dim: int  # h, even
+    mlp_width: int  # F
+    rope_theta: float = 10000.0  # base of the rotary frequencies
+    rope_scaling: str = ""  # "" or "linear:FACTOR" (positions divided by FACTOR)
+    norm_eps: float = 1e-5  # of every RMSNorm
+    tied: bool = False  # the output head is the embedding
+    qkv_bias: bool = False  # bias on q, k and v
+    max_length: int = 2048  # tokens of the longest row it is meant for
+    unroll: bool = False  # unroll the layers instead of scanning them; same parameters
+    remat: str = "none"  # what the backward pass computes again: none, full, dots
+    dtype: str = "float32"  # compute dtype
+    param_dtype: str = "float32"  # dtype the parameters are stored in; adapters are always float32
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
+            if getattr(self, name) < 1:
+                raise ExpllmError(f"decoder {name} is {getattr(self, name)}", "give a positive number")
+        if self.heads % self.kv_heads:
+            raise ExpllmError(f"decoder: {self.kv_heads} kv_heads do not divide {self.heads} heads", "change either")
+        if self.head_dim % 2:
+            raise ExpllmError(f"decoder head_dim {self.head_dim} is odd", "rotary positions need an even head_dim")
+        if self.remat not in REMAT_POLICIES:
+            raise ExpllmError(f"decoder remat is {self.remat!r}", f"choose from {', '.join(REMAT_POLICIES)}")
+        parse_rope_scaling(self.rope_scaling)
+
+    def build(self, rngs: nnx.Rngs) -> Decoder:
+        """The module with freshly drawn parameters."""
+        return Decoder(self, rngs=rngs)
+
+
+class KVCache(NamedTuple):
+    """Keys (rotated already) and values of every layer, in a fixed number of slots."""
+
+    k_LBSKh: jax.Array
+    v_LBSKh: jax.Array
+
+    @classmethod
+    def zeros(cls, config: DecoderConfig, batch: int, slots: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `slots` tokens, in the compute dtype."""
+        shape = (config.depth, batch, slots, config.kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+    def updated(self, layer: jax.Array | int, index: jax.Array | int, k_BTKh: jax.Array, v_BTKh: jax.Array) -> KVCache:
+        """With T new tokens of one layer written to slots index .. index + T - 1."""
+        start = (layer, 0, index, 0, 0)
+        return KVCache(
+            lax.dynamic_update_slice(self.k_LBSKh, k_BTKh[None].astype(self.k_LBSKh.dtype), start),
+            lax.dynamic_update_slice(self.v_LBSKh, v_BTKh[None].astype(self.v_LBSKh.dtype), start),
+        )
+
+    def layer(self, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """(k_BSKh, v_BSKh) of one layer."""
+        return (
+            lax.dynamic_index_in_dim(self.k_LBSKh, layer, keepdims=False),
+            lax.dynamic_index_in_dim(self.v_LBSKh, layer, keepdims=False),
+        )
+
+
+class _Step(NamedTuple):
+    """What every layer of one call shares."""
+
+    rope: tuple[jax.Array, jax.Array]
+    mask_BTS: jax.Array | None
+    cache_index: jax.Array | int | None
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with rotary positions."""
+
+    def __init__(self, config: DecoderConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
+        self.config = config
+        D, h = config.width, config.head_dim
+
+        def linear(name: str, inputs: int, outputs: int, bias: bool) -> Linear:
+            return Linear(
+                inputs,
+                outputs,
+                rngs=rngs,
+                bias=bias,
+                stack=stack,
+                lora=lora.on(name),
+                dtype=config.dtype,
+                param_dtype=config.param_dtype,
+            )
+
+        self.q = linear("q", D, config.heads * h, config.qkv_bias)
+        self.k = linear("k", D, config.kv_heads * h, config.qkv_bias)
+        self.v = linear("v", D, config.kv_heads * h, config.qkv_bias)
+        self.o = linear("o", config.heads * h, D, False)
+
+    def __call__(
+        self, x_BTD: jax.Array, step: _Step, cache: KVCache | None, layer: jax.Array, keys: jax.Array | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        B, T, _ = x_BTD.shape
+        heads, kv_heads, h = self.config.heads, self.config.kv_heads, self.config.head_dim
+        key = (lambda i: None) if keys is None else lambda i: keys[i]
+        q = constrain(self.q(x_BTD, key(0)).reshape(B, T, heads, h), "heads_BTHh")
+        k = constrain(self.k(x_BTD, key(1)).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
+        v = constrain(self.v(x_BTD, key(2)).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
+        q, k = apply_rope(q, step.rope), apply_rope(k, step.rope)
+        if cache is not None:
+            cache = cache.updated(layer, step.cache_index, k, v)
+            k, v = cache.layer(layer)
+        o_BTHh = attention(q, k, v, step.mask_BTS)
+        return self.o(o_BTHh.reshape(B, T, heads * h), key(3)), cache
+
+
+class MLP(nnx.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: DecoderConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
+        common = {"rngs": rngs, "bias": False, "stack": stack, "dtype": config.dtype, "param_dtype": config.param_dtype}
+        self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
+        self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)
+        self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), **common)
+
+    def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
+        key = (lambda i: None) if keys is None else lambda i: keys[i]
+        hidden_BTF = jax.nn.silu(self.gate(x_BTD, key(4))) * self.up(x_BTD, key(5))
+        return self.down(constrain(hidden_BTF, "mlp_BTF"), key(6))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer layer; `stack` makes one module hold all L of them."""
+
+    def __init__(self, config: DecoderConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
+        norm = {"eps": config.norm_eps, "stack": stack, "param_dtype": config.param_dtype}
+        self.norm1 = RMSNorm(config.width, **norm)
+        self.attn = Attention(config, lora, stack=stack, rngs=rngs)
+        self.norm2 = RMSNorm(config.width, **norm)
+        self.mlp = MLP(config, lora, stack=stack, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: jax.Array, step: _Step, cache: KVCache | None, layer: jax.Array, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        keys = None if dropout_key is None else jax.random.split(dropout_key, 7)
+        attended, cache = self.attn(self.norm1(x_BTD), step, cache, layer, keys)
+        x_BTD = x_BTD + attended
+        return constrain(x_BTD + self.mlp(self.norm2(x_BTD), keys), "residual_BTD"), cache
+
+
+class Decoder(nnx.Module):
+    """Embedding, layers, final norm and output head; `embed`, `__call__` and `logits` are the three parts."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, lora: LoRAConfig | None = None):
+        self.config = config
+        table = INIT_STD * jax.random.normal(rngs.params(), (config.vocab, config.width), jnp.float32)
+        self.embedding = nnx.Param(table.astype(config.param_dtype))
+        self.blocks = Block(config, lora or LoRAConfig(), stack=(config.depth,), rngs=rngs)
+        self.norm = RMSNorm(config.width, eps=config.norm_eps, param_dtype=config.param_dtype)
+        if config.tied:
+            self.lm_head = None
+        else:
+            self.lm_head = Linear(
+                config.width, config.vocab, rngs=rngs, bias=False, dtype=config.dtype, param_dtype=config.param_dtype
+            )
+
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """(B, T) token ids -> (B, T, D). An id outside the vocabulary gives NaN, which no loss survives unseen."""
+        x_BTD = jnp.take(self.embedding[...], tokens_BT, axis=0, mode="fill", fill_value=jnp.nan)
+        return x_BTD.astype(self.config.dtype)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        positions_BT: jax.Array,
+        mask_BTS: jax.Array | None,
+        cache: KVCache | None = None,
+        cache_index: jax.Array | int | None = None,
+        *,
+        layers: Sequence[Block] | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Runs the layers.
+
+        Args:
+          x_BTD: embedded tokens.
+          positions_BT: rotary position of each token; they need not ascend.
+          mask_BTS: True where token t may look at key s. Without a cache S = T; with one, S is its number of slots, and
+            the mask must hide those not yet written. None: everything is seen.
+          cache: keys and values so far.
+          cache_index: the slot of the first of these T tokens; index + T must not pass the last slot (a traced index
+            cannot be checked; XLA would move it back and overwrite).
+          layers: what `unstacked` returned; the loop over the layers is then unrolled.
+          dropout_key: turns adapter dropout on.
+
+        Returns:
+          (h_BTD after the final norm, the cache with these tokens in it, or None).
+        """
+        if (cache is None) != (cache_index is None):
+            raise ExpllmError("cache and cache_index go together", "give both or neither")
+        depth, config = self.config.depth, self.config
+        rope = rope_tables(positions_BT, config.head_dim, config.rope_theta, config.rope_scaling)
+        step = _Step(rope, mask_BTS, cache_index)
+        keys_L = None if dropout_key is None else jax.random.split(dropout_key, depth)
+
+        def layer(
+            carry: tuple[jax.Array, KVCache | None], part: tuple[Block, jax.Array, jax.Array | None]
+        ) -> tuple[jax.Array, KVCache | None]:
+            block, number, key = part
+            return block(carry[0], step, carry[1], number, key)
+
+        carry = (constrain(x_BTD.astype(config.dtype), "residual_BTD"), cache)
+        if layers is not None:
+            for number, block in enumerate(layers):
+                carry = layer(carry, (block, number, None if keys_L is None else keys_L[number]))
+        else:
+            parts = (self.blocks, jnp.arange(depth), keys_L)
+            carry = run_layers(layer, carry, parts, depth=depth, unroll=config.unroll, remat=config.remat)
+        return self.norm(carry[0]), carry[1]
+
+    def unstacked(self) -> list[Block]:
+        """The layers one by one, for a decoding loop on CPU.
+
+        Call it outside the loop over tokens and pass the result as `layers`: each layer's parameters are then cut out
+        of the stack once, not once per token, which is what limits a small model there (SmolLM2-135M: 45 -> 19 ms a
+        token).
+        """
+        return [
+            jax.tree.map(lambda leaf, i=index: lax.index_in_dim(leaf, i, keepdims=False), self.blocks)
+            for index in range(self.config.depth)
+        ]
+
+    def logits(self, h_BTD: jax.Array) -> jax.Array:
+        """(..., D) final-normed states -> (..., V) float32 scores."""
+        if self.lm_head is None:
+            table = self.embedding[...].astype(self.config.dtype)
+            logits = jnp.einsum("...d,vd->...v", h_BTD, table, preferred_element_type=jnp.float32)
+        else:
+            logits = self.lm_head(h_BTD).astype(jnp.float32)
+        return constrain(logits, "logits_BTV") if logits.ndim == 3 else logits
+
+
+def smollm2_135m(**changes: object) -> DecoderConfig:
+    """SmolLM2-135M: 134,515,008 parameters, output head tied to the embedding."""
+    config = DecoderConfig(
+        vocab=49152,
+        width=576,
+        depth=30,
+        heads=9,
+        kv_heads=3,
+        head_dim=64,
+        mlp_width=1536,
+        rope_theta=100000.0,
+        tied=True,
+        max_length=8192,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def vicuna_7b(**changes: object) -> DecoderConfig:
+    """Vicuna-7B-v1.5 (LLaMA-2-7B), the paper's decoder: 6,738,415,616 parameters."""
+    config = DecoderConfig(
+        vocab=32000, width=4096, depth=32, heads=32, kv_heads=32, head_dim=128, mlp_width=11008, max_length=4096
+    )
+    return dataclasses.replace(config, **changes)

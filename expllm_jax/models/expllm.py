@@ -1,0 +1,151 @@
+"""ExpLLM: a vision tower, a projector and a decoder that reads the projected picture in the place of its image tokens.
+
+Shape letters: B rows, T tokens, M images per row, N vision tokens per image, D vision width (of all chosen layers), E
+decoder width, S keys.
+Source: Lan et al., "ExpLLM: Towards Chain of Thought for Facial Expression Recognition" (arXiv 2409.02828).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.models.decoder import Decoder, DecoderConfig, vicuna_7b
+from expllm_jax.models.lora import LoRAConfig, merge_lora
+from expllm_jax.models.params import Params
+from expllm_jax.models.projector import Projector, ProjectorConfig
+from expllm_jax.models.vit import ViT, ViTConfig, vit_l14
+
+# What trains in the paper: adapters in both towers, and the whole projector.
+PAPER_TRAINABLE = (r".*/lora_[ab]", r"projector/.*")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpLLMConfig:
+    """The whole model."""
+
+    vision: ViTConfig
+    decoder: DecoderConfig
+    vision_layers: tuple[int, ...] = ()  # blocks whose outputs are concatenated; (): the last one only, as in the paper
+    projector: ProjectorConfig = ProjectorConfig()
+    vision_lora: LoRAConfig = LoRAConfig()
+    decoder_lora: LoRAConfig = LoRAConfig()
+    image_token: int = 0  # id of the placeholder that image features replace; may lie outside the vocabulary
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vision_layers", tuple(self.vision_layers))
+        if self.image_token < 0:
+            raise ExpllmError(f"image_token is {self.image_token}", "give the tokenizer's id of the image placeholder")
+
+    @property
+    def vision_width(self) -> int:
+        """Width of the features that `encode` returns."""
+        return self.vision.width * max(1, len(self.vision_layers))
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Placeholder tokens that a picture of `height` x `width` pixels takes in a row."""
+        down, across = self.vision.grid(height, width)
+        return self.projector.tokens(down * across)
+
+    def build(self, rngs: nnx.Rngs) -> ExpLLM:
+        """The module with freshly drawn parameters."""
+        return ExpLLM(self, rngs=rngs)
+
+
+def attention_mask(segments_BS: jax.Array, *, start: jax.Array | int = 0, queries: int | None = None) -> jax.Array:
+    """Who may look at whom in a row with a shared prefix and independent branches.
+
+    Token i may look at token j if and only if j <= i in the row, and j is not padding (segment 0), and j is in i's
+    own segment or in the prefix (segment 1). With positions that restart after the prefix in every branch, a row with
+    two branches computes exactly what two rows with the same prefix would.
+
+    Args:
+      segments_BS: segment of every token of the row or, when decoding, of every cache slot (slots still to be written
+        already carry the segment they will have; `j <= i` hides them until then).
+      start: row index of the first query.
+      queries: how many queries; None: the whole row.
+
+    Returns:
+      mask_BTS bool, T = queries.
+    """
+    S = segments_BS.shape[1]
+    T = S if queries is None else queries
+    own_BT = segments_BS if queries is None else lax.dynamic_slice_in_dim(segments_BS, start, T, 1)
+    rows_T = start + jnp.arange(T)
+    before_TS = jnp.arange(S) <= rows_T[:, None]
+    key_B1S, query_BT1 = segments_BS[:, None, :], own_BT[:, :, None]
+    return before_TS & (key_B1S > 0) & ((key_B1S == query_BT1) | (key_B1S == 1))
+
+
+class ExpLLM(nnx.Module):
+    """`encode` pictures, `embed` a row around them, run the decoder over it, and read `logits`."""
+
+    def __init__(self, config: ExpLLMConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.vision = ViT(config.vision, rngs=rngs, lora=config.vision_lora)
+        self.projector = Projector(config.vision_width, config.decoder.width, config.projector, rngs=rngs)
+        self.decoder = Decoder(config.decoder, rngs=rngs, lora=config.decoder_lora)
+
+    def encode(self, pixels_BHWC: jax.Array, *, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Normalised float32 pictures -> tower features (B, N, D), before pooling and projector: what may be cached."""
+        return self.vision(pixels_BHWC, layers=self.config.vision_layers or None, dropout_key=dropout_key)
+
+    def embed(self, tokens_BT: jax.Array, features_BMND: jax.Array | None) -> jax.Array:
+        """Decoder input (B, T, E): token embeddings, with projected image features in the place of image tokens.
+
+        The k-th image token of a row receives the k-th projected feature of the row's images, in order. More image
+        tokens than features give NaN (ids cannot be counted while compiling; `ExpLLMConfig.image_tokens` says how
+        many to write).
+        """
+        if features_BMND is None:
+            return self.decoder.embed(tokens_BT)
+        B, M, N, D = features_BMND.shape
+        projected = self.projector(features_BMND.reshape(B * M, N, D))
+        projected_BKE = projected.reshape(B, -1, projected.shape[-1])
+        is_image_BT = tokens_BT == self.config.image_token
+        words_BTE = self.decoder.embed(jnp.where(is_image_BT, 0, tokens_BT))
+        order_BT = jnp.maximum(jnp.cumsum(is_image_BT, 1) - 1, 0)
+        images_BTE = jnp.take_along_axis(projected_BKE, order_BT[..., None], 1, mode="fill", fill_value=jnp.nan)
+        return jnp.where(is_image_BT[..., None], images_BTE.astype(words_BTE.dtype), words_BTE)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array,
+        features_BMND: jax.Array | None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Final-normed states (B, T, E) of whole rows; `logits` of state t scores token t + 1 of the same branch."""
+        x_BTE = self.embed(tokens_BT, features_BMND)
+        return self.decoder(x_BTE, positions_BT, attention_mask(segments_BT), dropout_key=dropout_key)[0]
+
+    def logits(self, h_BTE: jax.Array) -> jax.Array:
+        """(..., E) -> (..., V) float32."""
+        return self.decoder.logits(h_BTE)
+
+
+def merged(config: ExpLLMConfig, params: Params) -> tuple[ExpLLMConfig, Params]:
+    """The same function without adapters: configuration of rank 0, and parameters with every adapter folded in."""
+    params = merge_lora(params, config.vision_lora, "vision/")
+    params = merge_lora(params, config.decoder_lora, "decoder/")
+    return dataclasses.replace(config, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig()), params
+
+
+def expllm_7b(**changes: object) -> ExpLLMConfig:
+    """The paper's model: DINOv2-L, a two-layer projector, Vicuna-7B; rank 8 adapters on q and v of both towers."""
+    lora = LoRAConfig(rank=8, alpha=16.0, dropout=0.05, targets=("q", "v"))
+    config = ExpLLMConfig(
+        vision=vit_l14(resize="scale_0.1"),
+        decoder=vicuna_7b(),
+        vision_lora=lora,
+        decoder_lora=lora,
+        image_token=32000,  # <im_patch>, added behind a vocabulary of 32,000 whose embedding is not resized
+    )
+    return dataclasses.replace(config, **changes)

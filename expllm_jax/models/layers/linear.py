@@ -1,0 +1,56 @@
+"""Linear layer with an optional low-rank adapter beside its kernel."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from expllm_jax.models.lora import LoRAConfig
+
+INIT_STD = 0.02  # of every dense kernel and embedding, as in DINOv2 and LLaMA
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias [+ scaling * dropout(x) @ lora_a @ lora_b].
+
+    `stack` prepends layer axes to every parameter: one module then describes L equal layers, and `jax.lax.scan` walks
+    along the first axis. The adapter is computed in float32 whatever the compute dtype is; its result is cast back.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        stack: tuple[int, ...] = (),
+        lora: LoRAConfig | None = None,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+    ):
+        self.dtype = dtype
+        kernel = INIT_STD * jax.random.normal(rngs.params(), (*stack, inputs, outputs), jnp.float32)
+        self.kernel = nnx.Param(kernel.astype(param_dtype))
+        self.bias = nnx.Param(jnp.zeros((*stack, outputs), param_dtype)) if bias else None
+        self.lora = lora if lora is not None and lora.rank else None
+        if self.lora:
+            bound = inputs**-0.5  # kaiming_uniform(a=sqrt(5)), the usual start of A
+            a = jax.random.uniform(rngs.params(), (*stack, inputs, lora.rank), jnp.float32, -bound, bound)
+            self.lora_a = nnx.LoRAParam(a)
+            self.lora_b = nnx.LoRAParam(jnp.zeros((*stack, lora.rank, outputs), jnp.float32))
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """x (..., inputs) -> (..., outputs) in the compute dtype; adapter dropout only when a key is given."""
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(self.dtype)
+        if self.lora:
+            z = x.astype(jnp.float32)
+            if dropout_key is not None and self.lora.dropout:
+                keep = 1.0 - self.lora.dropout
+                z = jnp.where(jax.random.bernoulli(dropout_key, keep, z.shape), z / keep, 0.0)
+            delta = (z @ self.lora_a[...]) @ self.lora_b[...] * self.lora.scaling
+            y = y + delta.astype(self.dtype)
+        return y

