@@ -1,0 +1,296 @@
+"""`expllm VERB`: parses, calls one function, prints. Status 0 done, 1 failed, 2 bad input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from expllm_jax import __version__
+from expllm_jax.errors import ExpllmError
+
+DEFAULT_RUN = "runs/demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(typed)
+    options.typed = ["expllm", *typed]
+    try:
+        outcome = options.do(options)
+    except ExpllmError as error:
+        print(f"expllm: error: {error.problem}", file=sys.stderr)
+        if error.remedy:
+            print(f"  to mend it: {error.remedy}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nexpllm: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if options.json:
+        print(json.dumps(outcome, ensure_ascii=False))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(options: argparse.Namespace, text: str) -> None:
+    """Text for people, unless the caller asked for JSON."""
+    if not options.json:
+        print(text)
+
+
+# ---- verbs: each imports what it needs, so that `expllm --help` answers at once
+
+
+def _demo(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.config import load_experiment
+    from expllm_jax.demo import run_demo, summary
+
+    result = run_demo(load_experiment(options.experiment, options.set), Path(options.out), _say, command=options.typed)
+    _show(options, summary(result))
+    return {"folder": str(result.folder), "seconds": round(result.seconds, 1), "metrics": dict(result.metrics.values)}
+
+
+def _doctor(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax import doctor
+
+    report = doctor.run(verify=options.verify)
+    _show(options, doctor.render(report))
+    return report.to_json()
+
+
+def _data_build(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax import stages
+    from expllm_jax.config import load_experiment
+
+    run = stages.open_folder(options.out, load_experiment(options.experiment, options.set), _say, command=options.typed)
+    stages.render_faces(run)
+    stages.build_records(run)
+    _show(options, f"records   {run.records}\nnext: expllm train {options.experiment} --out {run.path}")
+    return {"faces": str(run.faces), "records": str(run.records)}
+
+
+def _data_inspect(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.records import open_encoder, open_records
+
+    folder = Path(options.run) / "records" if (Path(options.run) / "records").is_dir() else Path(options.run)
+    source = open_records(folder, options.split)
+    if not 0 <= options.index < len(source):
+        raise ExpllmError(f"{folder} has no record {options.index} in '{options.split}'", f"use 0 to {len(source) - 1}")
+    record, tokenizer = source[options.index], open_encoder(folder).tokenizer
+    supervised = [int(token) for token, weight in zip(record.row.tokens, record.row.loss_weights, strict=True) if weight > 0]
+    _show(options, "\n".join([
+        f"record      {record.id}",
+        f"expression  {record.annotation.expression}",
+        "units       " + ", ".join(f"{code} {value:.2f}" for code, value in record.annotation.units.get("facs", {}).items()),
+        f"row         {len(record.row)} tokens, {len(supervised)} of them learnt, weights sum to {record.row.loss_weights.sum():.3f}",
+        "", str(record.annotation.cot or ""), "", "learnt: " + tokenizer.decode(supervised).strip(),
+    ]))  # fmt: skip
+    return {"id": record.id, "annotation": record.annotation.to_json(), "tokens": len(record.row)}
+
+
+def _engine_narrate(options: argparse.Namespace) -> dict[str, Any]:
+    import dataclasses
+
+    import numpy as np
+
+    from expllm_jax.engine import NarratorConfig, narrate
+    from expllm_jax.faces import read_annotations, write_annotations
+
+    config = NarratorConfig(vocabulary=options.vocabulary, style=options.style)
+    source, target = Path(options.annotations), Path(options.out)
+    if target.exists():
+        raise ExpllmError(f"{target} exists already", "name another file with --out; nothing is overwritten")
+
+    def told() -> Any:
+        for number, face in enumerate(read_annotations(source)):
+            if face.expression is None or options.vocabulary not in face.units:
+                raise ExpllmError(
+                    f"{source}, line {number + 1}: {face.picture} has no expression or no {options.vocabulary} units",
+                    "the narrator needs both; leave such faces out, or choose the other --vocabulary",
+                )
+            rng = np.random.default_rng([options.seed, number])
+            yield dataclasses.replace(face, cot=narrate(face.expression, face.units[options.vocabulary], config, rng))
+
+    written = list(told())
+    write_annotations(target, written)
+    _show(options, f"{len(written):,} texts in {target}")
+    return {"annotations": str(target), "texts": len(written)}
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax import stages
+    from expllm_jax.config import load_experiment
+
+    run = stages.open_folder(options.out, load_experiment(options.experiment, options.set), _say, command=options.typed)
+    stages.render_faces(run)
+    stages.build_records(run)
+    result = stages.train_model(run)
+    loss = "" if result.loss is None else f", loss {result.loss:.4f}"
+    _show(options, f"trained     {result.steps:,} steps{loss}\ncheckpoint  {run.path / 'checkpoints'}\nnext: expllm eval --run {run.path}")
+    return {"run": str(run.path), "steps": result.steps, "loss": result.loss}
+
+
+def _eval(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax import assessment, stages
+
+    run = stages.reopen_folder(options.run, _say)
+    metrics = assessment.evaluate_run(run, overwrite=True)
+    report = assessment.report_run(run, metrics)
+    for key, value in metrics.values.items():
+        if not options.json and f"{key}_low" in metrics.values:
+            shown = "undefined" if value is None else f"{value:.3f}  [{metrics.values[key + '_low']:.3f}, {metrics.values[key + '_high']:.3f}]"
+            print(f"{key:<28} {shown}")
+    _show(options, f"\nreport   {report}\nmetrics  {run.path / assessment.METRICS}\nplots    {run.path / 'plots'}")
+    return dict(metrics.values)
+
+
+def _predict(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from expllm_jax.infer import Predictor
+
+    answers = Predictor.open(options.run).answer(options.pictures)
+    for answer in answers:
+        note = f"\n(not in the strict form: {answer.unparsable})" if answer.unparsable else ""
+        _show(options, f"{answer.picture}: {answer.label_text}\n\n{answer.cot_text}{note}\n")
+    return [
+        {"picture": a.picture, "label": a.label, "label_text": a.label_text, "cot": a.cot_text,
+         "units": dict(a.stated_units), "unparsable": a.unparsable}
+        for a in answers
+    ]  # fmt: skip
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.infer import export_run
+
+    folder = Path(options.to or Path(options.run) / "export")
+    export_run(options.run, folder, overwrite=options.overwrite)
+    _show(options, f"export   {folder}\nopens with: orbax.checkpoint.v1.load('{folder.resolve()}'), or expllm predict --run {folder}")
+    return {"export": str(folder)}
+
+
+def _weights_export(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.assessment import export_weights
+
+    folder = export_weights(options.run, options.to)
+    _show(options, f"safetensors  {folder}/vision  {folder}/projector  {folder}/decoder")
+    return {"weights": str(folder)}
+
+
+def _config_show(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.config import load_experiment, render, to_json
+
+    experiment = load_experiment(options.experiment, options.set)
+    _show(options, render(experiment).rstrip())
+    return to_json(experiment)
+
+
+def _config_list(options: argparse.Namespace) -> dict[str, str]:
+    from expllm_jax.config import experiment_names, load_experiment
+
+    found = {name: load_experiment(name).about for name in experiment_names()}
+    _show(options, "\n".join(f"{name:<10} {about}" for name, about in found.items()))
+    return found
+
+
+# ---- the parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="expllm", description="Facial expression recognition that explains itself.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    demo = _verb(verbs, "demo", _demo, "the main job from nothing to a report, in minutes", "expllm demo --out runs/demo")
+    demo.add_argument("--experiment", default="laptop", help="a name from `expllm config list`, or a .py file (default: laptop)")
+    _placed(demo, DEFAULT_RUN)
+
+    doctor = _verb(verbs, "doctor", _doctor, "versions, devices, memory, cache, and what is missing", "expllm doctor --verify")
+    doctor.add_argument("--verify", action="store_true", help="read every cached file again and compare its SHA-256")
+
+    data = _group(verbs, "data", "make and look at records")
+    build = _verb(data, "build", _data_build, "render faces, write their texts, tokenise", "expllm data build laptop --out runs/a")
+    _experiment(build)
+    inspect = _verb(data, "inspect", _data_inspect, "one record, as a person would see it", "expllm data inspect --run runs/a --index 3")
+    _run(inspect)
+    inspect.add_argument("--split", default="train", help="train, clean, mild, hard (default: train)")
+    inspect.add_argument("--index", type=int, default=0, help="which record (default: 0)")
+
+    engine = _group(verbs, "engine", "write chain-of-thought texts")
+    tell = _verb(engine, "narrate", _engine_narrate, "three-part texts from labels and action units, offline",
+                 "expllm engine narrate faces/annotations.jsonl --style full --out told.jsonl")  # fmt: skip
+    tell.add_argument("annotations", help="JSONL of annotations with expression and units")
+    tell.add_argument("--out", required=True, help="the file to write")
+    tell.add_argument("--style", choices=("full", "brief"), default="full", help="84-146 or 30-60 words (default: full)")
+    tell.add_argument("--vocabulary", choices=("facs", "feafa"), default="facs", help="which units are named (default: facs)")
+    tell.add_argument("--seed", type=int, default=0, help="of the wording (default: 0)")
+
+    train = _verb(verbs, "train", _train, "train an experiment, or go on where it was", "expllm train laptop --out runs/a --set train.steps=50")
+    _experiment(train)
+
+    evaluate = _verb(verbs, "eval", _eval, "score a run on people it never saw", "expllm eval --run runs/a")
+    _run(evaluate)
+
+    predict = _verb(verbs, "predict", _predict, "label and explanation of pictures", "expllm predict face.jpg --run runs/demo")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, PGM, … files")
+    _run(predict)
+
+    export = _verb(verbs, "export", _export, "an Orbax inference checkpoint", "expllm export --run runs/demo --to exported")
+    _run(export)
+    export.add_argument("--to", help="the folder to write (default: RUN/export)")
+    export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+
+    weights = _group(verbs, "weights", "exchange weights with other tools")
+    out = _verb(weights, "export", _weights_export, "safetensors that transformers opens", "expllm weights export --run runs/demo --to out")
+    _run(out)
+    out.add_argument("--to", required=True, help="the folder to write; it must not exist")
+
+    config = _group(verbs, "config", "look at experiments")
+    show = _verb(config, "show", _config_show, "every key with its value", "expllm config show laptop --set train.batch=16")
+    show.add_argument("experiment", nargs="?", default="laptop", help="a name, or a .py file (default: laptop)")
+    _overrides(show)
+    _verb(config, "list", _config_list, "the shipped experiments", "expllm config list")
+    return parser
+
+
+def _verb(verbs: Any, name: str, do: Callable[[argparse.Namespace], Any], what: str, example: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example: {example}")
+    verb.add_argument("--json", action="store_true", help="print one JSON value instead of text")
+    verb.set_defaults(do=do)
+    return verb
+
+
+def _group(verbs: Any, name: str, what: str) -> Any:
+    group = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    return group.add_subparsers(metavar="VERB", required=True)
+
+
+def _experiment(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("experiment", help="a name from `expllm config list`, or a .py file")
+    _placed(verb, None)
+
+
+def _placed(verb: argparse.ArgumentParser, default: str | None) -> None:
+    verb.add_argument("--out", default=default, required=default is None, help="the run's folder" + (f" (default: {default})" if default else ""))
+    _overrides(verb)
+
+
+def _overrides(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the experiment; may be repeated")
+
+
+def _run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--run", default=DEFAULT_RUN, help=f"the run's folder (default: {DEFAULT_RUN})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

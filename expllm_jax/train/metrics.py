@@ -1,0 +1,86 @@
+"""What is measured while training, on disk: `metrics.jsonl` for programs, TensorBoard for eyes.
+
+Both are without seams: a resumed run first forgets what came after its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from expllm_jax.errors import ExpllmError
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class MetricsLog:
+    """Appends to `run_dir/metrics.jsonl`, one JSON object with a `step` per line, and to `run_dir/tensorboard`.
+
+    Args:
+      run_dir: the run's folder, which exists.
+      step: the update to continue after; lines of later ones are cut off. 0 begins anew.
+
+    Raises:
+      ExpllmError: the files cannot be read or written, or a line is no JSON.
+    """
+
+    def __init__(self, run_dir: str | Path, step: int) -> None:
+        self.path = Path(run_dir) / METRICS
+        try:
+            _cut_back(self.path, step)
+            self._file = self.path.open("a", encoding="utf-8")
+            # purge_step hides later points of the killed process from TensorBoard.
+            self._board = SummaryWriter(str(Path(run_dir) / TENSORBOARD), purge_step=step + 1, flush_secs=30)
+        except OSError as error:
+            raise ExpllmError(
+                f"metrics cannot be written to {run_dir} ({error.strerror})", "choose a folder that can be written"
+            ) from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one line, which is out of this process's hands when the call returns."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
+    """The lines of `run_dir/metrics.jsonl`. Raises ExpllmError naming the line that is damaged."""
+    path = Path(run_dir) / METRICS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ExpllmError(f"{path} cannot be read ({error.strerror})", "check the path, or train first") from error
+    return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Drops the lines of updates after `step`, and a last line that a killed process left half written."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    kept = [line for number, line in enumerate(lines, 1) if _parse(path, number, line)["step"] <= step]
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, float]:
+    try:
+        values = json.loads(line)
+        values["step"] + 0
+        return values
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExpllmError(f"{path} line {number} is no measurement", "mend or delete the line") from error

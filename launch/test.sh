@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The tests, from nothing: installs what they need, then runs pytest in the checkout.
+#
+#   ./launch/test.sh [...]      options go to pytest, e.g.  ./launch/test.sh tests/faces -k mirror
+#   EXPLLM_VENV=.venv-parity EXPLLM_LOCK=parity ./launch/test.sh -m parity      numbers against other implementations
+set -euo pipefail
+. "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" > /dev/null && pwd -P)/setup.sh"
+
+expllm_setup "${EXPLLM_VENV:-.venv}" "${EXPLLM_LOCK:-dev}"
+cd -- "$expllm_root"
+exec "$expllm_root/${EXPLLM_VENV:-.venv}/bin/python" -m pytest "$@"

@@ -1,0 +1,27 @@
+"""Configurations small enough to compute in milliseconds, with every feature of the large ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig
+
+VISION = ViTConfig(width=32, depth=3, heads=4, patch=4, native_grid=5)
+DECODER = DecoderConfig(
+    vocab=50, width=48, depth=3, heads=6, kv_heads=2, head_dim=8, mlp_width=64, rope_theta=1000.0, max_length=64
+)
+LORA = LoRAConfig(rank=2, alpha=8.0, dropout=0.5)
+WHOLE = ExpLLMConfig(
+    vision=VISION,
+    decoder=DECODER,
+    vision_layers=(1, -1),
+    projector=ProjectorConfig(pool=2),
+    vision_lora=LORA,
+    decoder_lora=LORA,
+    image_token=50,
+)
+
+
+def changed(config, **changes):
+    """`dataclasses.replace`, shorter."""
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,187 @@
+"""The decoder against a NumPy forward pass that shares nothing with it but the parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.models import DecoderConfig, KVCache, attention_mask, init, merge
+from tests.models.sizes import DECODER, changed
+
+TOKENS = np.random.default_rng(0).integers(0, DECODER.vocab, (2, 11))
+POSITIONS = np.stack([np.arange(11), np.arange(11) * 2 + 3])
+
+
+def rotate(x, positions, theta, factor):
+    """Rotary positions as complex multiplication of the pairs (i, i + h/2)."""
+    half = x.shape[-1] // 2
+    angle = positions[:, None] / factor * theta ** (-np.arange(half) / half)
+    turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
+def reference(params, config, tokens, positions, factor=1.0):
+    """Causal logits in float64, one row at a time, head by head."""
+    p = {path: np.asarray(value, np.float64) for path, value in params.items()}
+    h, group = config.head_dim, config.heads // config.kv_heads
+
+    def norm(x, scale):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + config.norm_eps) * scale
+
+    rows = []
+    for ids, position in zip(tokens, positions, strict=True):
+        x = p["embedding"][ids]
+        hidden = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
+        for layer in range(config.depth):
+            b = {path.removeprefix("blocks/"): v[layer] for path, v in p.items() if path.startswith("blocks/")}
+            y = norm(x, b["norm1/scale"])
+            q, k, v = (y @ b[f"attn/{name}/kernel"] + b.get(f"attn/{name}/bias", 0.0) for name in "qkv")
+            heads = []
+            for i in range(config.heads):
+                mine, theirs = slice(i * h, (i + 1) * h), slice(i // group * h, (i // group + 1) * h)
+                scores = rotate(q[:, mine], position, config.rope_theta, factor)
+                scores = scores @ rotate(k[:, theirs], position, config.rope_theta, factor).T / np.sqrt(h) + hidden
+                weights = np.exp(scores - scores.max(-1, keepdims=True))
+                heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, theirs])
+            x = x + np.concatenate(heads, -1) @ b["attn/o/kernel"]
+            y = norm(x, b["norm2/scale"])
+            gate = y @ b["mlp/gate/kernel"]
+            x = x + (gate / (1 + np.exp(-gate)) * (y @ b["mlp/up/kernel"])) @ b["mlp/down/kernel"]
+        head = p["embedding"].T if config.tied else p["lm_head/kernel"]
+        rows.append(norm(x, p["norm/scale"]) @ head)
+    return np.stack(rows)
+
+
+def random_decoder(config, seed=0):
+    """Parameters in which every leaf matters."""
+    graphdef, params = init(config)
+    rng = np.random.default_rng(seed)
+    return graphdef, {path: np.asarray(v + 0.15 * rng.normal(size=v.shape), np.float32) for path, v in params.items()}
+
+
+def forward(graphdef, params, tokens, positions, **more):
+    model = merge(graphdef, params)
+    h, _ = model(model.embed(tokens), positions, attention_mask(np.ones_like(tokens)), **more)
+    return model.logits(h)
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({}, 1.0),
+        ({"tied": True}, 1.0),
+        ({"qkv_bias": True}, 1.0),
+        ({"kv_heads": 6}, 1.0),
+        ({"rope_scaling": "linear:4"}, 4.0),
+        ({"unroll": True}, 1.0),
+    ],
+)
+def test_agrees_with_numpy(changes, factor):
+    config = changed(DECODER, **changes)
+    graphdef, params = random_decoder(config)
+    expected = reference(params, config, TOKENS, POSITIONS, factor)
+    np.testing.assert_allclose(forward(graphdef, params, TOKENS, POSITIONS), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("unstacked", [False, True])
+def test_cached_decoding_equals_the_full_forward(unstacked):
+    """A prompt of 5 at once, then one token at a time, then two, in a cache with room to spare."""
+    graphdef, params = random_decoder(DECODER)
+    full = forward(graphdef, params, TOKENS, POSITIONS)
+
+    @jax.jit
+    def run(params):
+        model = merge(graphdef, params)
+        layers = model.unstacked() if unstacked else None
+        segments = jnp.ones((2, 16), jnp.int32)
+        cache, outputs, start = KVCache.zeros(DECODER, 2, 16), [], 0
+        for size in (5, 1, 1, 1, 1, 2):
+            part = slice(start, start + size)
+            mask = attention_mask(segments, start=start, queries=size)
+            h, cache = model(model.embed(TOKENS[:, part]), POSITIONS[:, part], mask, cache, start, layers=layers)
+            outputs.append(model.logits(h))
+            start += size
+        return jnp.concatenate(outputs, 1)
+
+    np.testing.assert_allclose(run(params), full, atol=1e-4)
+
+
+def test_cache_index_may_be_traced():
+    graphdef, params = random_decoder(DECODER)
+    full = forward(graphdef, params, TOKENS, POSITIONS)
+
+    def step(cache, t):
+        model = merge(graphdef, params)
+        mask = attention_mask(jnp.ones((2, 11), jnp.int32), start=t, queries=1)
+        take = lambda x: jax.lax.dynamic_slice_in_dim(jnp.asarray(x), t, 1, 1)  # noqa: E731
+        h, cache = model(model.embed(take(TOKENS)), take(POSITIONS), mask, cache, t)
+        return cache, model.logits(h)[:, 0]
+
+    _, logits = jax.lax.scan(step, KVCache.zeros(DECODER, 2, 11), jnp.arange(11))
+    np.testing.assert_allclose(logits.swapaxes(0, 1), full, atol=1e-4)
+
+
+def test_later_tokens_do_not_change_earlier_ones():
+    graphdef, params = random_decoder(DECODER)
+    other = TOKENS.copy()
+    other[:, 6:] = (other[:, 6:] + 1) % DECODER.vocab
+    a, b = (forward(graphdef, params, tokens, POSITIONS) for tokens in (TOKENS, other))
+    np.testing.assert_allclose(a[:, :6], b[:, :6], atol=1e-6)
+    assert np.abs(a[:, 6:] - b[:, 6:]).max() > 1e-2
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_rematerialisation_does_not_change_gradients(remat):
+    graphdef, params = random_decoder(DECODER)
+    other = init(changed(DECODER, remat=remat))[0]
+
+    def loss(params, graphdef):
+        return jax.nn.logsumexp(forward(graphdef, params, TOKENS, POSITIONS), -1).sum()
+
+    a, b = jax.grad(loss)(params, graphdef), jax.grad(loss)(params, other)
+    for path in params:
+        np.testing.assert_allclose(a[path], b[path], rtol=1e-3, atol=1e-3, err_msg=path)
+
+
+def test_a_token_outside_the_vocabulary_is_not_a_number():
+    graphdef, params = random_decoder(DECODER)
+    out = merge(graphdef, params).embed(np.array([[0, DECODER.vocab]]))
+    assert np.isfinite(out[0, 0]).all() and np.isnan(out[0, 1]).all()
+
+
+def test_cache_without_index_is_refused():
+    graphdef, params = random_decoder(DECODER)
+    with pytest.raises(ExpllmError, match="go together"):
+        forward(graphdef, params, TOKENS, POSITIONS, cache=KVCache.zeros(DECODER, 2, 16))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"depth": 0}, {"kv_heads": 4}, {"head_dim": 7}, {"remat": "some"}, {"rope_scaling": "yarn:2"}, {"rope_scaling": "linear:x"}],
+)
+def test_impossible_configurations_are_refused(changes):
+    with pytest.raises(ExpllmError):
+        changed(DECODER, **changes)
+    assert DecoderConfig(**vars(DECODER)) == DECODER
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("changes", [{}, {"tied": True, "kv_heads": 6}, {"rope_scaling": "linear:2"}])
+def test_agrees_with_transformers(changes):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from expllm_jax.weights.hugging_face import llama_hf_config, llama_table
+    from expllm_jax.weights.naming import scatter
+
+    config = changed(DECODER, **changes)
+    graphdef, params = random_decoder(config)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama_hf_config(config))).eval()
+    tensors = {name: torch.from_numpy(value) for name, value in scatter(params, llama_table(config)).items()}
+    result = model.load_state_dict(tensors, strict=False)
+    assert set(result.missing_keys) <= {"lm_head.weight"} and not result.unexpected_keys
+    with torch.no_grad():
+        expected = model(torch.from_numpy(TOKENS), position_ids=torch.from_numpy(POSITIONS)).logits.numpy()
+    np.testing.assert_allclose(forward(graphdef, params, TOKENS, POSITIONS), expected, atol=5e-5)

