@@ -76,7 +76,7 @@ def generate(
     graphdef: ModelDef,
     params: Params,
     prompts: Prompts,
-    features_BND: jax.Array,
+    features_BND: np.ndarray | jax.Array,
     *,
     max_new_tokens: int,
     eos: int,
@@ -109,7 +109,7 @@ def generate(
 class _Turn(NamedTuple):
     """What the loop carries."""
 
-    count: jax.Array  # tokens generated so far
+    made: jax.Array  # tokens generated so far
     logits_BV: jax.Array  # scores of the next one
     ended_B: jax.Array
     out_BG: jax.Array
@@ -150,24 +150,24 @@ def _generate(
     h_B1E = jnp.take_along_axis(h_BTE, last_B[:, None, None], 1)
 
     def unfinished(turn: _Turn) -> jax.Array:
-        return (turn.count < max_new_tokens) & ~jnp.all(turn.ended_B)
+        return (turn.made < max_new_tokens) & ~jnp.all(turn.ended_B)
 
     def advance(turn: _Turn) -> _Turn:
-        key = jax.random.fold_in(jax.random.key(seed), turn.count)
+        key = jax.random.fold_in(jax.random.key(seed), turn.made)
         next_B = jnp.where(turn.ended_B, pad, _choose(turn.logits_BV, key, temperature, top_p))
-        slot = T + turn.count
+        slot = T + turn.made
         h_B1E, cache = model.decoder(
             model.decoder.embed(next_B[:, None]),
-            (position_B + 1 + turn.count)[:, None],
+            (position_B + 1 + turn.made)[:, None],
             attention_mask(segments_BS, start=slot, queries=1),
             turn.cache,
             slot,
         )
         return _Turn(
-            turn.count + 1,
+            turn.made + 1,
             model.logits(h_B1E)[:, 0],
             turn.ended_B | (next_B == eos),
-            turn.out_BG.at[:, turn.count].set(next_B),
+            turn.out_BG.at[:, turn.made].set(next_B),
             turn.lengths_B + ~turn.ended_B,
             cache,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -32,7 +32,7 @@ class PictureSource(Protocol):
 
 
 def extract_features(
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[np.ndarray], jax.Array],
     source: PictureSource,
     path: str | Path,
     *,
@@ -84,7 +84,7 @@ def extract_features(
     return np.load(path, mmap_mode="r")
 
 
-def _is_current(path: Path, described: dict[str, str | int]) -> bool:
+def _is_current(path: Path, described: Mapping[str, object]) -> bool:
     try:
         return path.is_file() and json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) == described
     except (OSError, ValueError):
@@ -92,7 +92,7 @@ def _is_current(path: Path, described: dict[str, str | int]) -> bool:
 
 
 def _extract(
-    encode: Callable[[jax.Array], jax.Array],
+    encode: Callable[[np.ndarray], jax.Array],
     pictures: Iterator[np.ndarray],
     records: int,
     partial: Path,
