@@ -1,4 +1,6 @@
-"""A small ExpLLM that learns on two laptop cores in minutes: frozen DINOv2-S features, a four-layer decoder from scratch."""
+"""A small ExpLLM that learns on two laptop cores in minutes: frozen DINOv2-S features, a four-layer decoder
+from scratch.
+"""
 
 from expllm_jax.config import EvaluationConfig, Experiment, TokenizerConfig
 from expllm_jax.engine import NarratorConfig
@@ -18,13 +20,22 @@ def experiment() -> Experiment:
         records=EncodeConfig(image_tokens=64, label_weight=1.0, cot_weight=1.0),
         cache_features=True,
         model=ExpLLMConfig(
-            # Block 6 of 12: on these faces its tokens tell units and expressions better than the last block's, at half the
+            # Block 6 of 12: on these faces its tokens tell units and expressions better than the last block's, at
+            # half the
             # cost (README, "Choices of the laptop preset").
             vision=vit_s14(unroll=True),
             vision_layers=(5,),
             projector=ProjectorConfig(pool=2),
             decoder=DecoderConfig(
-                vocab=1024, width=256, depth=4, heads=4, kv_heads=4, head_dim=64, mlp_width=704, max_length=512, unroll=True
+                vocab=1024,
+                width=256,
+                depth=4,
+                heads=4,
+                kv_heads=4,
+                head_dim=64,
+                mlp_width=704,
+                max_length=512,
+                unroll=True,
             ),
         ),
         train=TrainConfig(

@@ -1,4 +1,6 @@
-"""DINOv2-S and SmolLM2-135M with their real weights, adapted as in the paper: LoRA r=8 on q and v of both, whole projector."""
+"""DINOv2-S and SmolLM2-135M with their real weights, adapted as in the paper: LoRA r=8 on q and v of both,
+whole projector.
+"""
 
 from expllm_jax.config import EvaluationConfig, Experiment, TokenizerConfig, WeightsConfig
 from expllm_jax.engine import NarratorConfig

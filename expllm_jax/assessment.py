@@ -1,6 +1,7 @@
-"""What is done with a trained run: ask it about people it never saw, score the answers, write the report, export the model.
+"""What is done with a trained run: ask it about people it never saw, score the answers, write the report, export it.
 
-The bridge between rooms that do not know each other: `infer` answers, `evaluate` scores, and here each answer meets the truth
+The bridge between rooms that do not know each other: `infer` answers, `evaluate` scores, and here each answer meets
+the truth
 of its record.
 """
 
@@ -38,7 +39,9 @@ BARS: Mapping[str, float] = {"accuracy_clean": 0.88, "accuracy_mild": 0.75, "add
 
 
 def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
-    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics, plots and report."""
+    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics, plots and
+    report.
+    """
     faces = None if overwrite else _read_answers(run)
     if faces is None:
         faces = {}
@@ -64,23 +67,34 @@ def report_run(run: RunFolder, metrics: Metrics, *, commands: Sequence[str] = ()
     faces = _read_answers(run)
     if faces is None:
         raise ExpllmError(f"{run.path} holds no answers yet", f"run `expllm eval --run {run.path}` first")
-    data, model = run.experiment.data, run.experiment.model
+    about, data, model = run.experiment.about, run.experiment.data, run.experiment.model
     trained = open_records(run.records, "train")
     took = f" All of it took {seconds / 60:.0f} minutes on this computer." if seconds else ""
     bars = dict(BARS) if run.experiment.name == "laptop" else {}
     oracle = metrics.values.get("unit_f1_label_only")
     if bars and isinstance(oracle, float):
         bars["unit_f1"] = oracle
-    tower = f"DINOv2, {model.vision.width} wide" + (f", block {model.vision_layers[0] + 1} of {model.vision.depth}" if model.vision_layers else "")
+    tower = f"DINOv2, {model.vision.width} wide" + (
+        f", block {model.vision_layers[0] + 1} of {model.vision.depth}" if model.vision_layers else ""
+    )
     report = ReportInput(
         title=f"ExpLLM, experiment {run.experiment.name}",
-        summary=f"{run.experiment.about[0].upper()}{run.experiment.about[1:]}. It learnt from {len(trained):,} rendered pictures of "
+        summary=f"{about[0].upper()}{about[1:]}. It learnt from {len(trained):,} rendered pictures of "
         f"{data.train_identities} people and was asked about {data.test_identities} others.{took}",
         trained_on=(
-            ("training pictures", f"{len(trained):,} renders of {data.train_identities} people, regimes {', '.join(data.train_regimes)}"),
+            (
+                "training pictures",
+                f"{len(trained):,} renders of {data.train_identities} people, regimes {', '.join(data.train_regimes)}",
+            ),
             ("test people", f"{data.test_identities}, none of them in training; 7 expressions, chance 14 %"),
-            ("vision tower", f"{tower}; {'frozen' if not model.vision_lora.rank else f'LoRA r={model.vision_lora.rank}'}"),
-            ("decoder", f"{model.decoder.depth} layers, {model.decoder.width} wide, {run.experiment.weights.decoder} start"),
+            (
+                "vision tower",
+                f"{tower}; {'frozen' if not model.vision_lora.rank else f'LoRA r={model.vision_lora.rank}'}",
+            ),
+            (
+                "decoder",
+                f"{model.decoder.depth} layers, {model.decoder.width} wide, {run.experiment.weights.decoder} start",
+            ),
             ("updates", f"{run.experiment.train.total_steps(len(trained)):,} of {run.experiment.train.batch} records"),
             ("records", f"manifest {trained.manifest.sha256[:16]}"),
             ("seeds", f"training {run.experiment.train.seed}, faces {data.seed}"),
@@ -150,7 +164,9 @@ def _read_answers(run: RunFolder) -> dict[str, list[EvaluatedFace]] | None:
             face = EvaluatedFace(**fields)
             faces.setdefault(face.split, []).append(face)
     except (ValueError, KeyError, TypeError) as error:
-        raise ExpllmError(f"{path} is damaged: {error}", f"run `expllm eval --run {run.path}` to write it anew") from error
+        raise ExpllmError(
+            f"{path} is damaged: {error}", f"run `expllm eval --run {run.path}` to write it anew"
+        ) from error
     return faces
 
 

@@ -88,14 +88,20 @@ def _data_inspect(options: argparse.Namespace) -> dict[str, Any]:
     if not 0 <= options.index < len(source):
         raise ExpllmError(f"{folder} has no record {options.index} in '{options.split}'", f"use 0 to {len(source) - 1}")
     record, tokenizer = source[options.index], open_encoder(folder).tokenizer
-    supervised = [int(token) for token, weight in zip(record.row.tokens, record.row.loss_weights, strict=True) if weight > 0]
-    _show(options, "\n".join([
+    row = record.row
+    learnt = [int(token) for token, weight in zip(row.tokens, row.loss_weights, strict=True) if weight > 0]
+    units = record.annotation.units.get("facs", {})
+    lines = [
         f"record      {record.id}",
         f"expression  {record.annotation.expression}",
-        "units       " + ", ".join(f"{code} {value:.2f}" for code, value in record.annotation.units.get("facs", {}).items()),
-        f"row         {len(record.row)} tokens, {len(supervised)} of them learnt, weights sum to {record.row.loss_weights.sum():.3f}",
-        "", str(record.annotation.cot or ""), "", "learnt: " + tokenizer.decode(supervised).strip(),
-    ]))  # fmt: skip
+        "units       " + ", ".join(f"{code} {value:.2f}" for code, value in units.items()),
+        f"row         {len(row)} tokens; {len(learnt)} are learnt, their weights sum to {row.loss_weights.sum():.3f}",
+        "",
+        str(record.annotation.cot or ""),
+        "",
+        "learnt: " + tokenizer.decode(learnt).strip(),
+    ]
+    _show(options, "\n".join(lines))
     return {"id": record.id, "annotation": record.annotation.to_json(), "tokens": len(record.row)}
 
 
@@ -137,7 +143,11 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     stages.build_records(run)
     result = stages.train_model(run)
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
-    _show(options, f"trained     {result.steps:,} steps{loss}\ncheckpoint  {run.path / 'checkpoints'}\nnext: expllm eval --run {run.path}")
+    _show(
+        options,
+        f"trained     {result.steps:,} steps{loss}\ncheckpoint  {run.path / 'checkpoints'}\n"
+        f"next: expllm eval --run {run.path}",
+    )
     return {"run": str(run.path), "steps": result.steps, "loss": result.loss}
 
 
@@ -149,7 +159,11 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
     report = assessment.report_run(run, metrics)
     for key, value in metrics.values.items():
         if not options.json and f"{key}_low" in metrics.values:
-            shown = "undefined" if value is None else f"{value:.3f}  [{metrics.values[key + '_low']:.3f}, {metrics.values[key + '_high']:.3f}]"
+            shown = (
+                "undefined"
+                if value is None
+                else f"{value:.3f}  [{metrics.values[key + '_low']:.3f}, {metrics.values[key + '_high']:.3f}]"
+            )
             print(f"{key:<28} {shown}")
     _show(options, f"\nreport   {report}\nmetrics  {run.path / assessment.METRICS}\nplots    {run.path / 'plots'}")
     return dict(metrics.values)
@@ -174,7 +188,11 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = Path(options.to or Path(options.run) / "export")
     export_run(options.run, folder, overwrite=options.overwrite)
-    _show(options, f"export   {folder}\nopens with: orbax.checkpoint.v1.load('{folder.resolve()}'), or expllm predict --run {folder}")
+    _show(
+        options,
+        f"export   {folder}\nopens with: orbax.checkpoint.v1.load('{folder.resolve()}')\n"
+        f"next: expllm predict PICTURE.jpg --run {folder}",
+    )
     return {"export": str(folder)}
 
 
@@ -210,17 +228,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    demo = _verb(verbs, "demo", _demo, "the main job from nothing to a report, in minutes", "expllm demo --out runs/demo")
-    demo.add_argument("--experiment", default="laptop", help="a name from `expllm config list`, or a .py file (default: laptop)")
+    demo = _verb(
+        verbs, "demo", _demo, "the main job from nothing to a report, in minutes", "expllm demo --out runs/demo"
+    )
+    demo.add_argument(
+        "--experiment", default="laptop", help="a name from `expllm config list`, or a .py file (default: laptop)"
+    )
     _placed(demo, DEFAULT_RUN)
 
-    doctor = _verb(verbs, "doctor", _doctor, "versions, devices, memory, cache, and what is missing", "expllm doctor --verify")
+    doctor = _verb(
+        verbs, "doctor", _doctor, "versions, devices, memory, cache, and what is missing", "expllm doctor --verify"
+    )
     doctor.add_argument("--verify", action="store_true", help="read every cached file again and compare its SHA-256")
 
     data = _group(verbs, "data", "make and look at records")
-    build = _verb(data, "build", _data_build, "render faces, write their texts, tokenise", "expllm data build laptop --out runs/a")
+    build = _verb(
+        data, "build", _data_build, "render faces, write their texts, tokenise", "expllm data build laptop --out runs/a"
+    )
     _experiment(build)
-    inspect = _verb(data, "inspect", _data_inspect, "one record, as a person would see it", "expllm data inspect --run runs/a --index 3")
+    inspect = _verb(
+        data,
+        "inspect",
+        _data_inspect,
+        "one record, as a person would see it",
+        "expllm data inspect --run runs/a --index 3",
+    )
     _run(inspect)
     inspect.add_argument("--split", default="train", help="train, clean, mild, hard (default: train)")
     inspect.add_argument("--index", type=int, default=0, help="which record (default: 0)")
@@ -230,39 +262,63 @@ def _parser() -> argparse.ArgumentParser:
                  "expllm engine narrate faces/annotations.jsonl --style full --out told.jsonl")  # fmt: skip
     tell.add_argument("annotations", help="JSONL of annotations with expression and units")
     tell.add_argument("--out", required=True, help="the file to write")
-    tell.add_argument("--style", choices=("full", "brief"), default="full", help="84-146 or 30-60 words (default: full)")
-    tell.add_argument("--vocabulary", choices=("facs", "feafa"), default="facs", help="which units are named (default: facs)")
+    tell.add_argument(
+        "--style", choices=("full", "brief"), default="full", help="84-146 or 30-60 words (default: full)"
+    )
+    tell.add_argument(
+        "--vocabulary", choices=("facs", "feafa"), default="facs", help="which units are named (default: facs)"
+    )
     tell.add_argument("--seed", type=int, default=0, help="of the wording (default: 0)")
 
-    train = _verb(verbs, "train", _train, "train an experiment, or go on where it was", "expllm train laptop --out runs/a --set train.steps=50")
+    train = _verb(
+        verbs,
+        "train",
+        _train,
+        "train an experiment, or go on where it was",
+        "expllm train laptop --out runs/a --set train.steps=50",
+    )
     _experiment(train)
 
     evaluate = _verb(verbs, "eval", _eval, "score a run on people it never saw", "expllm eval --run runs/a")
     _run(evaluate)
 
-    predict = _verb(verbs, "predict", _predict, "label and explanation of pictures", "expllm predict face.jpg --run runs/demo")
+    predict = _verb(
+        verbs, "predict", _predict, "label and explanation of pictures", "expllm predict face.jpg --run runs/demo"
+    )
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, PGM, … files")
     _run(predict)
 
-    export = _verb(verbs, "export", _export, "an Orbax inference checkpoint", "expllm export --run runs/demo --to exported")
+    export = _verb(
+        verbs, "export", _export, "an Orbax inference checkpoint", "expllm export --run runs/demo --to exported"
+    )
     _run(export)
     export.add_argument("--to", help="the folder to write (default: RUN/export)")
     export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
 
     weights = _group(verbs, "weights", "exchange weights with other tools")
-    out = _verb(weights, "export", _weights_export, "safetensors that transformers opens", "expllm weights export --run runs/demo --to out")
+    out = _verb(
+        weights,
+        "export",
+        _weights_export,
+        "safetensors that transformers opens",
+        "expllm weights export --run runs/demo --to out",
+    )
     _run(out)
     out.add_argument("--to", required=True, help="the folder to write; it must not exist")
 
     config = _group(verbs, "config", "look at experiments")
-    show = _verb(config, "show", _config_show, "every key with its value", "expllm config show laptop --set train.batch=16")
+    show = _verb(
+        config, "show", _config_show, "every key with its value", "expllm config show laptop --set train.batch=16"
+    )
     show.add_argument("experiment", nargs="?", default="laptop", help="a name, or a .py file (default: laptop)")
     _overrides(show)
     _verb(config, "list", _config_list, "the shipped experiments", "expllm config list")
     return parser
 
 
-def _verb(verbs: Any, name: str, do: Callable[[argparse.Namespace], Any], what: str, example: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: Any, name: str, do: Callable[[argparse.Namespace], Any], what: str, example: str
+) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example: {example}")
     verb.add_argument("--json", action="store_true", help="print one JSON value instead of text")
     verb.set_defaults(do=do)
@@ -280,12 +336,23 @@ def _experiment(verb: argparse.ArgumentParser) -> None:
 
 
 def _placed(verb: argparse.ArgumentParser, default: str | None) -> None:
-    verb.add_argument("--out", default=default, required=default is None, help="the run's folder" + (f" (default: {default})" if default else ""))
+    verb.add_argument(
+        "--out",
+        default=default,
+        required=default is None,
+        help="the run's folder" + (f" (default: {default})" if default else ""),
+    )
     _overrides(verb)
 
 
 def _overrides(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the experiment; may be repeated")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the experiment; may be repeated",
+    )
 
 
 def _run(verb: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """An experiment: the rooms' configurations composed, named, overridden, checked and printed.
 
-Each room owns its own frozen dataclass and checks its own ranges; this module only puts them together. Named experiments are
+Each room owns its own frozen dataclass and checks its own ranges; this module only puts them together. Named
+experiments are
 Python files in `configs/` with a function `experiment() -> Experiment`.
 """
 
@@ -35,7 +36,9 @@ PICTURE_SIZE = 224  # pixels a side; what the tower sees
 class TokenizerConfig:
     """Where the tokenizer comes from."""
 
-    kind: str = "sentencepiece"  # "sentencepiece" is trained on the experiment's own texts; "smollm2" comes with that decoder
+    kind: str = (
+        "sentencepiece"  # "sentencepiece" is trained on the experiment's own texts; "smollm2" comes with that decoder
+    )
     pieces: int = 1024  # vocabulary of the trained one, 512 to 65536; byte fallback alone takes 256
     cross_words: bool = False  # whether a piece of the trained one may span words: shorter rows, coarser pieces
 
@@ -60,7 +63,11 @@ class WeightsConfig:
 class EvaluationConfig:
     """What is asked of the trained model."""
 
-    splits: tuple[str, ...] = ("clean", "mild", "hard")  # in the order of the report; each must be a test regime of `data`
+    splits: tuple[str, ...] = (
+        "clean",
+        "mild",
+        "hard",
+    )  # in the order of the report; each must be a test regime of `data`
     batch: int = 84  # pictures answered at once
     max_label_tokens: int = 8  # an answer that has not ended by then is unparsable
     max_cot_tokens: int = 200
@@ -131,7 +138,9 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
         known = experiment_names()
         nearest = difflib.get_close_matches(path.stem, known, 1)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-        raise ExpllmError(f"there is no experiment '{name_or_path}'", f"{hint}shipped: {', '.join(known)}; or give a .py file")
+        raise ExpllmError(
+            f"there is no experiment '{name_or_path}'", f"{hint}shipped: {', '.join(known)}; or give a .py file"
+        )
     spec = importlib.util.spec_from_file_location(f"_experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ExpllmError(f"{path} is no Python file", "give a .py file that defines experiment()")
@@ -143,10 +152,13 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
         raise
     except Exception as error:
         raise ExpllmError(
-            f"{path} cannot be used: {type(error).__name__}: {error}", "it must define experiment() -> Experiment; see configs/"
+            f"{path} cannot be used: {type(error).__name__}: {error}",
+            "it must define experiment() -> Experiment; see configs/",
         ) from error
     if not isinstance(made, Experiment):
-        raise ExpllmError(f"{path}: experiment() returned {type(made).__name__}", "return an expllm_jax.config.Experiment")
+        raise ExpllmError(
+            f"{path}: experiment() returned {type(made).__name__}", "return an expllm_jax.config.Experiment"
+        )
     return override(made, overrides)
 
 
@@ -253,11 +265,15 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def render(experiment: Experiment) -> str:
     """One `key = value` line per leaf, for people and for golden copies."""
-    return "".join(f"{key} = {json.dumps(to_json(value), ensure_ascii=False)}\n" for key, value in flatten(experiment).items())
+    return "".join(
+        f"{key} = {json.dumps(to_json(value), ensure_ascii=False)}\n" for key, value in flatten(experiment).items()
+    )
 
 
 def fingerprint(*parts: Any) -> str:
-    """Short SHA-256 of configurations: what a stage's folder is stamped with, so that it is reused only when nothing changed."""
+    """Short SHA-256 of configurations: what a stage's folder is stamped with, so that it is reused only when
+    nothing changed.
+    """
     text = json.dumps([to_json(part) for part in parts], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

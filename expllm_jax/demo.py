@@ -59,7 +59,9 @@ def run_demo(experiment: Experiment, folder: Path, say: Say, *, command: Sequenc
 
 
 def ask_about_a_photograph(run: RunFolder) -> Answer:
-    """The model's answer about the first ORL photograph: a real face, which a model trained on renders knows little of."""
+    """The model's answer about the first ORL photograph: a real face, which a model trained on renders knows
+    little of.
+    """
     photograph = asset_folder("orl-faces") / "s1" / "1.pgm"
     return stages.predictor(run).answer([photograph])[0]
 
@@ -73,7 +75,16 @@ def summary(result: DemoResult) -> str:
         return "–" if value is None else f"{value:.3f}  [{low:.3f}, {high:.3f}]" if low is not None else f"{value:.3f}"
 
     lines = ["", "on people never seen in training (95 % intervals; chance 0.143):"]
-    for key in ("accuracy_clean", "accuracy_mild", "accuracy_hard", "macro_f1", "unit_f1", "unit_f1_label_only", "added_gap", "dropped_gap"):
+    for key in (
+        "accuracy_clean",
+        "accuracy_mild",
+        "accuracy_hard",
+        "macro_f1",
+        "unit_f1",
+        "unit_f1_label_only",
+        "added_gap",
+        "dropped_gap",
+    ):
         if key in values:
             lines.append(f"  {key:<19} {number(key)}")
     lines.append(f"  {'unparsable':<19} {values['unparsable']}")

@@ -7,7 +7,8 @@
     folder/answers.jsonl    what the model said      folder/metrics.json, report.html, plots/
     folder/export/          the model alone
 
-A stage whose result is there is not done again. A folder belongs to one experiment: asked for another, it is left alone.
+A stage whose result is there is not done again. A folder belongs to one experiment: asked for another, it is left
+alone.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class RunFolder:
 def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: Sequence[str] = ()) -> RunFolder:
     """Makes the folder, or takes it up again if it is this experiment's.
 
-    Raises ExpllmError if it cannot be written, holds something else, or another experiment (naming the keys that differ).
+    Raises ExpllmError if it cannot be written, holds something else, or another experiment (naming the keys that
+    differ).
     """
     path = Path(path)
     described = configuration.to_json(experiment)
@@ -99,19 +101,23 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
             shown = "; ".join(f"{key} is {before.get(key)} there, {now.get(key)} here" for key in differing[:4])
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
             raise ExpllmError(
-                f"{path} holds another experiment: {shown}{more}", "choose another folder with --out, or repeat its settings"
+                f"{path} holds another experiment: {shown}{more}",
+                "choose another folder with --out, or repeat its settings",
             )
         return RunFolder(path, experiment, say)
     try:
         if path.is_dir() and any(path.iterdir()):
-            raise ExpllmError(f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is")
+            raise ExpllmError(
+                f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is"
+            )
         path.mkdir(parents=True, exist_ok=True)
         _write(path / "command.txt", " ".join(command) + "\n")
         _write(path / "experiment.txt", configuration.render(experiment))
         _write(file, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ExpllmError(
-            f"the run folder {path} cannot be written ({error.strerror})", "choose a folder that you may write to, with --out"
+            f"the run folder {path} cannot be written ({error.strerror})",
+            "choose a folder that you may write to, with --out",
         ) from error
     return RunFolder(path, experiment, say)
 
@@ -122,7 +128,9 @@ def reopen_folder(path: str | Path, say: Say) -> RunFolder:
     file = path / EXPERIMENT
     if not file.is_file():
         what = f"holds no {EXPERIMENT}" if path.is_dir() else "does not exist"
-        raise ExpllmError(f"the run {path} {what}", "give the folder of a run that `expllm train` or `expllm demo` made")
+        raise ExpllmError(
+            f"the run {path} {what}", "give the folder of a run that `expllm train` or `expllm demo` made"
+        )
     try:
         return RunFolder(path, configuration.experiment_from_json(json.loads(file.read_text(encoding="utf-8"))), say)
     except (ValueError, KeyError, TypeError) as error:
@@ -160,7 +168,9 @@ def narrated(annotations: Sequence[Annotation], experiment: Experiment) -> Itera
         rng = np.random.default_rng([experiment.train.seed, 4, number])
         units = annotation.units[experiment.narrator.vocabulary]
         text = narrate(annotation.expression, units, experiment.narrator, rng)
-        yield dataclasses.replace(annotation, cot=text, provenance={**annotation.provenance, "narrator": experiment.narrator.style})
+        yield dataclasses.replace(
+            annotation, cot=text, provenance={**annotation.provenance, "narrator": experiment.narrator.style}
+        )
 
 
 def build_records(run: RunFolder) -> None:
@@ -226,7 +236,8 @@ def initial_params(experiment: Experiment, model: ExpLLMConfig) -> tuple[ModelDe
     wrong = [path for path, leaf in loaded.items() if path not in params or params[path].shape != leaf.shape]
     if wrong:
         raise ExpllmError(
-            f"pre-trained weights do not fit the model: {', '.join(wrong)}", "give the model the shape that its weights have"
+            f"pre-trained weights do not fit the model: {', '.join(wrong)}",
+            "give the model the shape that its weights have",
         )
     return graphdef, {**params, **{path: jnp.asarray(leaf, params[path].dtype) for path, leaf in loaded.items()}}
 
@@ -237,7 +248,9 @@ def train_model(run: RunFolder) -> TrainResult:
     encoder = open_encoder(run.records)
     model = model_config(experiment, encoder.tokenizer)
     pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
-    write_model_files(run.path, ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary))
+    write_model_files(
+        run.path, ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary)
+    )
     _write(run.path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
     with jax.set_mesh(make_mesh(experiment.train.mesh)):
         graphdef, params = initial_params(experiment, model)
@@ -282,10 +295,18 @@ def predictor(run: RunFolder) -> Predictor:
     return Predictor.open(run.path, PredictConfig(limits.batch, limits.max_label_tokens, limits.max_cot_tokens))
 
 
-
-
 def _environment() -> dict[str, object]:
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece", "tensorflow-datasets")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "sentencepiece",
+        "tensorflow-datasets",
+    )
     return {
         "expllm_jax": version("expllm_jax"),
         **{package: version(package) for package in packages},

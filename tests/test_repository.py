@@ -19,7 +19,7 @@ TOP_LEVEL = {"expllm_jax", "configs", "launch", "tests", "setup.cfg", "pyproject
 HIDDEN = {".ci", ".gitignore", ".ruff.toml"}
 WEIGHTS_AND_DATA = set(".onnx .gguf .safetensors .pth .pt .bin .task .tflite .whl .zip .pkl .pickle .model".split())
 # Split so that this file does not find itself.
-MACHINE_PATHS = re.compile(r"(?<![\w.~}/])/(?:" + "|".join(["ro" "ot", "ho" "me", "Use" "rs", "wo" "rk"]) + r")/[\w.]+")
+MACHINE_PATHS = re.compile(r"(?<![\w.~}/])/(?:" + "|".join(["root", "home", "Users", "work"]) + r")/[\w.]+")
 
 
 @pytest.fixture(scope="module")

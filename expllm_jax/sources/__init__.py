@@ -1,1 +1,3 @@
-"""Where faces come from. Every source yields `faces.Annotation`; today that is `rendered`, faces with exact unit truth."""
+"""Where faces come from. Every source yields `faces.Annotation`; today that is `rendered`, faces with exact
+unit truth.
+"""

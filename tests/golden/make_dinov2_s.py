@@ -4,7 +4,8 @@ Needs `onnx` and `onnxruntime`, which the project itself does not: run it in an 
 
     python tests/golden/make_dinov2_s.py PATH/vit_s_focus.onnx tests/golden/dinov2_s.npz
 
-The pictures are not stored: `pictures()` makes them again. Stored are every eighth of the 256 final-normed patch tokens, so
+The pictures are not stored: `pictures()` makes them again. Stored are every eighth of the 256 final-normed patch
+tokens, so
 that the file stays small, and the mean of all of them, so that none is left out.
 """
 

@@ -160,7 +160,14 @@ def test_cache_without_index_is_refused():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"depth": 0}, {"kv_heads": 4}, {"head_dim": 7}, {"remat": "some"}, {"rope_scaling": "yarn:2"}, {"rope_scaling": "linear:x"}],
+    [
+        {"depth": 0},
+        {"kv_heads": 4},
+        {"head_dim": 7},
+        {"remat": "some"},
+        {"rope_scaling": "yarn:2"},
+        {"rope_scaling": "linear:x"},
+    ],
 )
 def test_impossible_configurations_are_refused(changes):
     with pytest.raises(ExpllmError):

@@ -5,7 +5,6 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
-from tests.models.sizes import DECODER, WHOLE, changed
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import (
@@ -23,6 +22,7 @@ from expllm_jax.models import (
     vit_l14,
     vit_s14,
 )
+from tests.models.sizes import DECODER, WHOLE, changed
 
 
 @pytest.mark.parametrize(

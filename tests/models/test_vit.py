@@ -22,7 +22,9 @@ def gelu(x):
 
 
 def reference(params, config, pixels, *, layers):
-    """Float64; pictures must have the native grid, so that no resize is involved. One picture at a time, head by head."""
+    """Float64; pictures must have the native grid, so that no resize is involved. One picture at a time, head
+    by head.
+    """
     p = {path: np.asarray(value, np.float64) for path, value in params.items()}
     size, n, h = config.patch, config.native_grid, config.width // config.heads
     results = []

@@ -37,7 +37,9 @@ def random_case(seed, B, T, S, H, K, h=4):
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(0, 99), st.sampled_from([(1, 1, 5), (2, 5, 5), (3, 4, 7)]), st.sampled_from([(4, 4), (6, 2), (3, 1)]))
+@given(
+    st.integers(0, 99), st.sampled_from([(1, 1, 5), (2, 5, 5), (3, 4, 7)]), st.sampled_from([(4, 4), (6, 2), (3, 1)])
+)
 def test_agrees_with_numpy(seed, lengths, heads):
     q, k, v, mask = random_case(seed, *lengths, *heads)
     np.testing.assert_allclose(attention(q, k, v, mask), reference(q, k, v, mask), atol=2e-6)
@@ -72,7 +74,9 @@ def test_gradient_is_the_same_with_and_without_the_loop_over_rows():
         return (attention(q, k, v, mask) ** 2).sum()
 
     whole = jax.grad(loss, argnums=(0, 1, 2))(q, k, v, mask)
-    rows = [jax.grad(loss, argnums=(0, 1, 2))(q[i : i + 1], k[i : i + 1], v[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    rows = [
+        jax.grad(loss, argnums=(0, 1, 2))(q[i : i + 1], k[i : i + 1], v[i : i + 1], mask[i : i + 1]) for i in range(3)
+    ]
     for together, *apart in zip(whole, *rows, strict=True):
         np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-5)
 

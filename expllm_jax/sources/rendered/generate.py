@@ -1,4 +1,5 @@
 """Renders a data set of faces whose action units are known exactly: pictures, annotations, splits by identity."""
+
 from __future__ import annotations
 
 import io
@@ -42,7 +43,9 @@ class RenderedConfig:
         for field, regimes in (("train_regimes", self.train_regimes), ("test_regimes", self.test_regimes)):
             for regime in regimes:
                 if regime not in known:
-                    raise ExpllmError(f"{field} names the unknown regime '{regime}'", f"use some of: {', '.join(known)}")
+                    raise ExpllmError(
+                        f"{field} names the unknown regime '{regime}'", f"use some of: {', '.join(known)}"
+                    )
         for field, least in (("train_identities", 1), ("train_faces_each", 1), ("test_identities", 0)):
             if getattr(self, field) < least:
                 raise ExpllmError(f"{field} is {getattr(self, field)}", f"the smallest value is {least}")
@@ -79,7 +82,13 @@ def plan(config: RenderedConfig) -> list[FaceSpec]:
             for take, expression in enumerate(config.expressions):
                 independent = regime == INDEPENDENT
                 specs.append(
-                    FaceSpec(regime, config.train_identities + person, None if independent else expression, regime, take if independent else 0)
+                    FaceSpec(
+                        regime,
+                        config.train_identities + person,
+                        None if independent else expression,
+                        regime,
+                        take if independent else 0,
+                    )
                 )
     return specs
 

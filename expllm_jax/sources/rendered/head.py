@@ -3,6 +3,7 @@
 Coordinates are the base mesh's own: decimetres, x to the person's left, y up, z out of the face. A *rest* position is a
 vertex of the unposed base mesh; because it never moves, everything painted on the skin is placed by it.
 """
+
 from __future__ import annotations
 
 import gzip
@@ -21,17 +22,35 @@ PARTS = ("skin", "eye", "lash", "teeth", "tongue")
 _HIDDEN_GROUPS = ("helper-tights", "helper-skirt", "helper-genital", "helper-hair")
 _SHAPE_FOLDERS = ("head", "eyes", "nose", "mouth", "chin", "cheek", "eyebrows", "forehead", "ears")
 
-# The 68 iBUG points as rest positions (x, y) of the person's RIGHT half and the middle, found on the front view of the base
+# The 68 iBUG points as rest positions (x, y) of the person's RIGHT half and the middle, found on the front view of
+# the base
 # mesh; the left half mirrors them. Jaw points 0-8, brows 17-21, nose 27-33, eyes 36-41, mouth 48-51, 57-62, 66-67.
 _RIGHT_LANDMARKS: dict[int, tuple[float, float]] = {
     0: (-0.72, 7.20), 1: (-0.715, 7.03), 2: (-0.70, 6.86), 3: (-0.67, 6.69), 4: (-0.60, 6.53),
     5: (-0.49, 6.40), 6: (-0.35, 6.30), 7: (-0.18, 6.235), 8: (0.0, 6.21),
     17: (-0.56, 7.45), 18: (-0.45, 7.50), 19: (-0.33, 7.505), 20: (-0.21, 7.485), 21: (-0.10, 7.46),
-    27: (0.0, 7.30), 28: (0.0, 7.19), 29: (0.0, 7.09), 30: (0.0, 7.00), 31: (-0.13, 6.91), 32: (-0.07, 6.895), 33: (0.0, 6.885),
+    27: (0.0, 7.30), 28: (0.0, 7.19), 29: (0.0, 7.09), 30: (0.0, 7.00),
+    31: (-0.13, 6.91), 32: (-0.07, 6.895), 33: (0.0, 6.885),
 }  # fmt: skip
 # One eye from its outer corner over the upper lid to the inner corner and back along the lower lid.
 _EYE_OUTLINE = ((0.485, 7.300), (0.395, 7.345), (0.255, 7.345), (0.180, 7.255), (0.255, 7.215), (0.395, 7.225))
-_MIRROR = {0: 16, 1: 15, 2: 14, 3: 13, 4: 12, 5: 11, 6: 10, 7: 9, 17: 26, 18: 25, 19: 24, 20: 23, 21: 22, 31: 35, 32: 34}
+_MIRROR = {
+    0: 16,
+    1: 15,
+    2: 14,
+    3: 13,
+    4: 12,
+    5: 11,
+    6: 10,
+    7: 9,
+    17: 26,
+    18: 25,
+    19: 24,
+    20: 23,
+    21: 22,
+    31: 35,
+    32: 34,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +125,9 @@ def _read_head(folder: Path) -> HeadModel:
         lips=_read_texture(folder / "mpfb2/textures/mpfb_lips.jpg"),
         mouth_inside=_read_texture(folder / "mpfb2/textures/mpfb_inside-mouth.jpg"),
         landmark_vertices=_landmark_vertices(rest, skin, dict(zip(names, units, strict=True))),
-        face_vertices=np.nonzero(skin & (rest[:, 1] > 6.2) & (rest[:, 1] < 7.9) & (rest[:, 2] > 0.35))[0].astype(np.int32),
+        face_vertices=np.nonzero(skin & (rest[:, 1] > 6.2) & (rest[:, 1] < 7.9) & (rest[:, 2] > 0.35))[0].astype(
+            np.int32
+        ),
     )
 
 
@@ -127,7 +148,13 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
                 quads.append([int(c[0]) - 1 for c in corners])
                 quad_uvs.append([int(c[1]) - 1 for c in corners])
                 quad_parts.append(part)
-    return (np.array(vertices, np.float32), np.array(uvs, np.float32), np.array(quads), np.array(quad_uvs), np.array(quad_parts))
+    return (
+        np.array(vertices, np.float32),
+        np.array(uvs, np.float32),
+        np.array(quads),
+        np.array(quad_uvs),
+        np.array(quad_parts),
+    )
 
 
 def _part_of_group(group: str) -> int:
@@ -155,7 +182,9 @@ def _read_target(path: Path, n_vertices: int) -> np.ndarray:
 
 
 def _read_shapes(targets: Path, target) -> dict[str, np.ndarray]:
-    """Identity targets: race × sex × age and weight from `macrodetails`, the rest local, left and right moved together."""
+    """Identity targets: race × sex × age and weight from `macrodetails`, the rest local, left and right moved
+    together.
+    """
     shapes = {}
     for race in ("african", "asian", "caucasian"):
         for sex in ("female", "male"):

@@ -1,7 +1,9 @@
 """Who is rendered: a random but reproducible person as head shape, skin, hair and eyes.
 
-Race words below are the names of MakeHuman's shape targets; they are blended continuously and are no claim about anyone.
+Race words below are the names of MakeHuman's shape targets; they are blended continuously and are no claim about
+anyone.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ _IRIS = np.array([[0.25, 0.14, 0.06], [0.28, 0.40, 0.55], [0.30, 0.42, 0.26], [0
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """One person. Colours are linear RGB in [0, 1]; `age` and `sex` are the blend of the young/old and female/male targets."""
+    """One person. Colours are linear RGB in [0, 1]; `age` and `sex` are the blend of the young/old and
+    female/male targets.
+    """
 
     name: str
     shape_V3: np.ndarray

@@ -3,6 +3,7 @@
 Written here because headless machines have no OpenGL and the software renderers on offer bring a browser's worth of
 dependencies; the loop is forty lines, runs at memory speed under Numba and is the same on every platform.
 """
+
 from __future__ import annotations
 
 import numpy as np

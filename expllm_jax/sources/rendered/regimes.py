@@ -9,6 +9,7 @@
 
 `clean` faces can be told by heart once the expression is known; the other regimes cannot, which is what they are for.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -23,12 +24,54 @@ PRESENT_FROM = 0.2  # a sampled unit is either absent (0) or at least this stron
 _INDEPENDENT_RATE = 0.18  # probability of each unit in the `independent` regime: about four a face
 
 # Units that one face cannot show together: same muscle in two ways, or opposite movements of the same part.
-_EXCLUSIVE = (
-    {"AU26", "AU27"}, {"AU5", "AU43"}, {"AU7", "AU43"}, {"AU24", "AU26"}, {"AU24", "AU27"}, {"AU28", "AU26"}, {"AU28", "AU27"},
-    {"AU24", "AU22"}, {"AU24", "AU18"}, {"AU24", "AU28"}, {"AU24", "AU10"}, {"AU24", "AU16"}, {"AU28", "AU10"}, {"AU28", "AU16"},
-    {"AU28", "AU18"}, {"AU28", "AU22"}, {"AU18", "AU20"}, {"AU18", "AU22"}, {"AU20", "AU22"}, {"AU18", "AU12"}, {"AU22", "AU12"},
-    {"AU18", "AU27"}, {"AU22", "AU27"}, {"AU33", "AU27"}, {"AU33", "AU26"}, {"AU12", "AU15"}, {"AU14", "AU22"}, {"AU14", "AU18"},
-)  # fmt: skip
+_EXCLUSIVE: Mapping[str, tuple[str, ...]] = {
+    "AU5": ("AU43",),
+    "AU7": ("AU43",),
+    "AU10": (
+        "AU24",
+        "AU28",
+    ),
+    "AU12": (
+        "AU15",
+        "AU18",
+        "AU22",
+    ),
+    "AU14": (
+        "AU18",
+        "AU22",
+    ),
+    "AU16": (
+        "AU24",
+        "AU28",
+    ),
+    "AU18": (
+        "AU20",
+        "AU22",
+        "AU24",
+        "AU27",
+        "AU28",
+    ),
+    "AU20": ("AU22",),
+    "AU22": (
+        "AU24",
+        "AU27",
+        "AU28",
+    ),
+    "AU24": (
+        "AU26",
+        "AU27",
+        "AU28",
+    ),
+    "AU26": (
+        "AU27",
+        "AU28",
+        "AU33",
+    ),
+    "AU27": (
+        "AU28",
+        "AU33",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +83,9 @@ class Regime:
     added: float  # mean number of unrelated units (Poisson)
 
 
-REGIMES: Mapping[str, Regime] = {r.name: r for r in (Regime("clean", 0, 0), Regime("mild", 0.1, 0.5), Regime("hard", 0.2, 1.0))}
+REGIMES: Mapping[str, Regime] = {
+    r.name: r for r in (Regime("clean", 0, 0), Regime("mild", 0.1, 0.5), Regime("hard", 0.2, 1.0))
+}
 INDEPENDENT = "independent"
 
 
@@ -75,7 +120,7 @@ def sample_units(expression: str | None, regime: str, rng: np.random.Generator) 
 
 
 def _excluded(code: str, others: Mapping[str, float]) -> bool:
-    return any(code in pair and (pair - {code}) & others.keys() for pair in _EXCLUSIVE)
+    return any(other in _EXCLUSIVE.get(code, ()) or code in _EXCLUSIVE.get(other, ()) for other in others)
 
 
 def _add_units(

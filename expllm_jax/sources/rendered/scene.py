@@ -1,4 +1,5 @@
 """One picture of one person: pose, camera, light, background, blur and noise, and what the mesh says about it."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ _NOISE = shading.noise_table()
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about a picture that is neither the person nor the expression. Angles in radians, colours display RGB 0–1."""
+    """Everything about a picture that is neither the person nor the expression. Angles in radians, colours
+    display RGB 0–1.
+    """
 
     yaw: float = 0.0  # positive: turns to the person's left
     pitch: float = 0.0  # positive: looks down
@@ -84,7 +87,12 @@ def render(head: HeadModel, person: Identity, coefficients: dict[str, float], sc
     inverse_depth = 1 / (distance - camera[:, 2])
     scale = side / 2 / np.tan(_FIELD_OF_VIEW / 2) * scene.zoom
     screen = np.stack(
-        [side / 2 + scale * camera[:, 0] * inverse_depth, side / 2 - scale * camera[:, 1] * inverse_depth, inverse_depth], 1
+        [
+            side / 2 + scale * camera[:, 0] * inverse_depth,
+            side / 2 - scale * camera[:, 1] * inverse_depth,
+            inverse_depth,
+        ],
+        1,
     ).astype(np.float32)
 
     depth = np.zeros((side, side), np.float32)
@@ -124,12 +132,18 @@ def render(head: HeadModel, person: Identity, coefficients: dict[str, float], sc
 
 def frontal(scene: Scene) -> Scene:
     """The same light and background seen straight on: for figures and for single-unit comparisons."""
-    return replace(scene, yaw=0.0, pitch=0.0, roll=0.0, zoom=1.0, shift=(0.0, 0.0), gaze=(0.0, 0.0), blur=0.0, noise=0.0)
+    return replace(
+        scene, yaw=0.0, pitch=0.0, roll=0.0, zoom=1.0, shift=(0.0, 0.0), gaze=(0.0, 0.0), blur=0.0, noise=0.0
+    )
 
 
 def _gaze_units(gaze: tuple[float, float]) -> dict[str, float]:
     left, up = gaze
-    toward = {"eyeLookOutLeft": left, "eyeLookInRight": left} if left > 0 else {"eyeLookInLeft": -left, "eyeLookOutRight": -left}
+    toward = (
+        {"eyeLookOutLeft": left, "eyeLookInRight": left}
+        if left > 0
+        else {"eyeLookInLeft": -left, "eyeLookOutRight": -left}
+    )
     lift = {"eyeLookUpLeft": up, "eyeLookUpRight": up} if up > 0 else {"eyeLookDownLeft": -up, "eyeLookDownRight": -up}
     return toward | lift
 
@@ -175,11 +189,14 @@ def _lights(scene: Scene) -> np.ndarray:
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A vertical gradient with soft blobs, linear light, float32 (SIZE, SIZE, 3); it is smooth, so it needs no oversampling."""
+    """A vertical gradient with soft blobs, linear light, float32 (SIZE, SIZE, 3); it is smooth, so it needs no
+    oversampling.
+    """
     gradient = np.linspace(1.1, 0.8, SIZE, dtype=np.float32)[:, None, None]
     blobs = rng.random((7, 7, 3), dtype=np.float32) - np.float32(0.5)
     soft = np.stack(
-        [np.asarray(Image.fromarray(blobs[:, :, k]).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for k in range(3)], -1
+        [np.asarray(Image.fromarray(blobs[:, :, k]).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for k in range(3)],
+        -1,
     )
     colour = np.asarray(scene.background, np.float32) + np.float32(scene.background_texture) * soft
     return shading.to_linear(np.clip(colour, 0.02, 1)) * gradient

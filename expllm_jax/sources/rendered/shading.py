@@ -1,11 +1,12 @@
-"""What colour a visible point of the head has: procedural skin, brows, lips, eyes, hair, and the creases that units fold.
+"""The colour of a visible point of the head: procedural skin, brows, lips, eyes, hair, and the creases that units fold.
 
 Everything is painted by *rest* position (see head.py), so paint moves with the skin. The geometry targets move skin by
-millimetres and hold no fine folds; the creases below add what FACS coders look for besides motion (FACS manual, appearance
-changes): forehead lines (AU1, AU2), glabella (AU4), crow's feet and infraorbital furrow (AU6), lid line (AU7), nose-root
-wrinkles (AU9), nasolabial furrow (AU10, AU12), dimple (AU14), marionette line (AU15), dimpled chin (AU17), narrowed lips
-(AU24, AU28).
+millimetres and hold no fine folds; the creases below add what FACS coders look for besides motion (FACS manual,
+appearance changes): forehead lines (AU1, AU2), glabella (AU4), crow's feet and infraorbital furrow (AU6), lid line
+(AU7), nose-root wrinkles (AU9), nasolabial furrow (AU10, AU12), dimple (AU14), marionette line (AU15), dimpled chin
+(AU17), narrowed lips (AU24, AU28).
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -84,7 +85,9 @@ def _clip01(x: float) -> float:
 
 @njit(cache=True, nogil=True)
 def _creases(x: float, y: float, creases: np.ndarray, table: np.ndarray) -> tuple[float, float, float]:
-    """Darkening in [0, 1] and the normal's tilt (gx, gy) of all folds at rest position (x, y) of the front of the face."""
+    """Darkening in [0, 1] and the normal's tilt (gx, gy) of all folds at rest position (x, y) of the front of
+    the face.
+    """
     dark, gx, gy = 0.0, 0.0, 0.0
     side = 0 if x > 0 else 1
     sign = 1.0 if x > 0 else -1.0
@@ -177,7 +180,8 @@ def shade(
 ) -> None:
     """Writes the tone-mapped colour (0–1) of every covered sample into `out_YX3`; uncovered samples are left alone.
 
-    colours: rows skin, hair, iris, shirt. person: brow thickness, stubble, noise offset. light: rows key direction, fill
+    colours: rows skin, hair, iris, shirt. person: brow thickness, stubble, noise offset. light: rows key direction,
+    fill
     direction, (ambient, key strength, fill strength), key colour. normal_V3 is in camera space, `rotation` takes rest
     directions there.
     """
