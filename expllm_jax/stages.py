@@ -150,7 +150,13 @@ def render_faces(run: RunFolder) -> None:
     progress = Progress(total, "rendering", "pictures")
     building = run.path / "faces.building"
     shutil.rmtree(building, ignore_errors=True)
-    rendered.generate(experiment.data, head, building, progress=lambda done, _: progress.update(done))
+
+    def told(done: int, _: int) -> None:
+        if done == 1:
+            progress.begin(done)  # the first picture waited for the compiler
+        progress.update(done)
+
+    rendered.generate(experiment.data, head, building, progress=told)
     progress.close()
     write_annotations(building / ANNOTATIONS, narrated(read_annotations(building / ANNOTATIONS), experiment))
     os.replace(building, run.faces)

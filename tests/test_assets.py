@@ -264,7 +264,8 @@ def test_what_pip_says_becomes_one_error(cache, monkeypatch, case):
 
 def test_the_shipped_table_is_complete(monkeypatch):
     monkeypatch.undo()
-    assert set(assets.ASSETS) == {"smollm2", "dinov2-s", "anny", "orl-faces", "llama-tokenizer"}
+    expected = {"smollm2", "dinov2-s", "anny", "orl-faces", "llama-tokenizer", "face-landmarker"}
+    assert set(assets.ASSETS) == expected
     for asset in assets.ASSETS.values():
         assert len(bytes.fromhex(asset.sha256)) == 32 and asset.licence
         assert asset.unpacked_bytes > 0 and asset.wheel_bytes > 0

@@ -63,9 +63,13 @@ def random_decoder(config, seed=0):
 
 
 def forward(graphdef, params, tokens, positions, **more):
-    model = merge(graphdef, params)
-    h, _ = model(model.embed(tokens), positions, attention_mask(np.ones_like(tokens)), **more)
-    return model.logits(h)
+    @jax.jit
+    def run(params):
+        model = merge(graphdef, params)
+        h, _ = model(model.embed(tokens), positions, attention_mask(np.ones_like(tokens)), **more)
+        return model.logits(h)
+
+    return run(params)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_cache_index_may_be_traced():
         h, cache = model(model.embed(take(TOKENS)), take(POSITIONS), mask, cache, t)
         return cache, model.logits(h)[:, 0]
 
-    _, logits = jax.lax.scan(step, KVCache.zeros(DECODER, 2, 11), jnp.arange(11))
+    _, logits = jax.jit(lambda cache: jax.lax.scan(step, cache, jnp.arange(11)))(KVCache.zeros(DECODER, 2, 11))
     np.testing.assert_allclose(logits.swapaxes(0, 1), full, atol=1e-4)
 
 
@@ -141,7 +145,7 @@ def test_rematerialisation_does_not_change_gradients(remat):
     def loss(params, graphdef):
         return jax.nn.logsumexp(forward(graphdef, params, TOKENS, POSITIONS), -1).sum()
 
-    a, b = jax.grad(loss)(params, graphdef), jax.grad(loss)(params, other)
+    a, b = (jax.jit(jax.grad(loss), static_argnums=1)(params, which) for which in (graphdef, other))
     for path in params:
         np.testing.assert_allclose(a[path], b[path], rtol=1e-3, atol=1e-3, err_msg=path)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,15 @@ CONFIG = changed(WHOLE, vision_layers=())
 IMAGE = CONFIG.image_token
 GRAPHDEF, PARAMS = init(CONFIG)
 MODEL = merge(GRAPHDEF, PARAMS)
+
+
+@jax.jit
+def states(tokens, positions, segments, x):
+    """Final states of the model; jitted, because every operation of it compiled alone takes longer."""
+    return merge(GRAPHDEF, PARAMS)(tokens, positions, segments, x)
+
+
+embed = jax.jit(lambda tokens, x: merge(GRAPHDEF, PARAMS).embed(tokens, x))
 
 
 def features(rows, images=1, seed=0):
@@ -47,11 +57,11 @@ def test_two_branches_in_one_row_equal_two_rows():
     positions = np.array([[*range(6), *range(6, 11), *range(6, 14), 0, 0]])
     segments = np.array([[1] * 6 + [2] * 5 + [3] * 8 + [0] * 2])
     x = features(1)
-    together = MODEL(shared, positions, segments, x)
+    together = states(shared, positions, segments, x)
     for branch, where in ((a, slice(6, 11)), (b, slice(11, 19))):
         alone = np.array([prefix + branch])
         order = np.arange(alone.shape[1])[None]
-        apart = MODEL(alone, order, np.ones_like(alone), x)
+        apart = states(alone, order, np.ones_like(alone), x)
         np.testing.assert_allclose(together[:, :6], apart[:, :6], atol=2e-6)
         np.testing.assert_allclose(together[:, where], apart[:, 6:], atol=2e-6)
 
@@ -62,9 +72,9 @@ def test_padding_changes_nothing_and_stays_finite():
     order, longer = np.arange(7)[None], np.arange(10)[None]
     segments = np.array([[1] * 7 + [0] * 3])
     x = features(1)
-    out = MODEL(padded, longer, segments, x)
+    out = states(padded, longer, segments, x)
     assert np.isfinite(out).all()
-    np.testing.assert_allclose(out[:, :7], MODEL(tokens, order, np.ones_like(tokens), x), atol=2e-6)
+    np.testing.assert_allclose(out[:, :7], states(tokens, order, np.ones_like(tokens), x), atol=2e-6)
 
 
 def test_image_tokens_are_filled_in_order():
@@ -73,7 +83,7 @@ def test_image_tokens_are_filled_in_order():
     places = [1, 2, 3, 4, 6, 8, 9, 11]
     tokens = np.full((2, 13), 5)
     tokens[:, places] = IMAGE
-    embedded = np.asarray(MODEL.embed(tokens, x))
+    embedded = np.asarray(embed(tokens, x))
     for row in range(2):
         projected = np.concatenate([MODEL.projector(x[row, image][None])[0] for image in range(2)])
         np.testing.assert_allclose(embedded[row, places], projected, atol=1e-6)
@@ -83,14 +93,14 @@ def test_image_tokens_are_filled_in_order():
 
 def test_more_image_tokens_than_features_is_not_a_number():
     tokens = np.array([[IMAGE] * 5])
-    embedded = MODEL.embed(tokens, features(1))
+    embedded = embed(tokens, features(1))
     assert np.isfinite(embedded[0, :4]).all() and np.isnan(embedded[0, 4]).all()
 
 
 def test_rows_without_a_picture_need_no_features():
     tokens = np.array([[1, 2, 3]])
-    out = MODEL(tokens, np.arange(3)[None], np.ones_like(tokens), None)
-    with_unused = MODEL(tokens, np.arange(3)[None], np.ones_like(tokens), features(1))
+    out = states(tokens, np.arange(3)[None], np.ones_like(tokens), None)
+    with_unused = states(tokens, np.arange(3)[None], np.ones_like(tokens), features(1))
     np.testing.assert_allclose(out, with_unused, atol=1e-6)
 
 
@@ -101,7 +111,7 @@ def test_gradient_reaches_the_projector_through_the_fusion():
         model = merge(GRAPHDEF, params)
         return (model(tokens, np.arange(6)[None], np.ones_like(tokens), features(1)) ** 2).sum()
 
-    gradient = jax.grad(loss)(PARAMS)
+    gradient = jax.jit(jax.grad(loss))(PARAMS)
     assert all(np.isfinite(value).all() for value in gradient.values())
     assert np.abs(gradient["projector/layers/0/kernel"]).max() > 0
 
@@ -109,16 +119,14 @@ def test_gradient_reaches_the_projector_through_the_fusion():
 def test_encode_concatenates_the_chosen_layers():
     graphdef, params = init(WHOLE)
     pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    both = merge(graphdef, params).encode(pixels)
+    both = jax.jit(lambda params: merge(graphdef, params).encode(pixels))(params)
     assert both.shape == (2, 16, WHOLE.vision_width) == (2, 16, 64)
-    np.testing.assert_allclose(both[..., 32:], MODEL.encode(pixels), atol=1e-5)
+    np.testing.assert_allclose(both[..., 32:], jax.jit(lambda: MODEL.encode(pixels))(), atol=1e-5)
 
 
 @pytest.mark.parametrize(("pool", "depth"), [(1, 1), (2, 2), (4, 3)])
 def test_projector_pools_neighbours(pool, depth):
     """Token (y, x) of the pooled grid holds the pool x pool block at (y, x), row by row."""
-    from flax import nnx
-
     config = ProjectorConfig(depth=depth, pool=pool)
     projector = Projector(3, 5, config, rngs=nnx.Rngs(0))
     grid = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
