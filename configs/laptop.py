@@ -16,7 +16,7 @@ def experiment() -> Experiment:
         about="frozen DINOv2-S/14 features and a 4-layer decoder from scratch, on rendered faces, in minutes",
         data=RenderedConfig(train_identities=600, train_regimes=("mild", "hard"), test_identities=84),
         narrator=NarratorConfig(style="brief"),
-        tokenizer=TokenizerConfig(kind="sentencepiece", pieces=1024, cross_words=True),
+        tokenizer=TokenizerConfig(kind="sentencepiece", pieces=1024, cross_words=True, split_digits=False),
         records=EncodeConfig(image_tokens=64, label_weight=1.0, cot_weight=2.0),
         cache_features=True,
         model=ExpLLMConfig(

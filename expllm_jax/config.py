@@ -40,6 +40,7 @@ class TokenizerConfig:
         "sentencepiece"  # "sentencepiece" is trained on the experiment's own texts; "smollm2" comes with that decoder
     )
     pieces: int = 1024  # vocabulary of the trained one, 512 to 65536; byte fallback alone takes 256
+    split_digits: bool = True  # of the trained one: every digit a piece of its own; without, "(AU12)," can be one piece
     cross_words: bool = False  # whether a piece of the trained one may span words: shorter rows, coarser pieces
 
     def __post_init__(self) -> None:

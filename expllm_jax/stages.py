@@ -214,7 +214,13 @@ def _tokenizer(run: RunFolder, annotations: Sequence[Annotation], template: Conv
     if wanted.kind == "smollm2":
         return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), run.path / "tokenizer.json"))
     texts = training_texts([rounds_of(face, run.experiment.records.tasks) for face in annotations], template)
-    return train_sentencepiece(texts, run.path / "tokenizer.model", wanted.pieces, cross_words=wanted.cross_words)
+    return train_sentencepiece(
+        texts,
+        run.path / "tokenizer.model",
+        wanted.pieces,
+        cross_words=wanted.cross_words,
+        split_digits=wanted.split_digits,
+    )
 
 
 def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:

@@ -197,17 +197,24 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | ByteBPETokenize
 
 
 def train_sentencepiece(
-    texts: Iterable[str], path: str | Path, vocab_size: int = 1024, *, cross_words: bool = False
+    texts: Iterable[str],
+    path: str | Path,
+    vocab_size: int = 1024,
+    *,
+    cross_words: bool = False,
+    split_digits: bool = True,
 ) -> SentencePieceTokenizer:
     """Trains a lossless byte-pair SentencePiece model with byte fallback, writes it to `path` and opens it.
 
-    Digits are split, and a line end is always one token of its own. The same texts in the same order give the same file
+    A line end is always one token of its own. The same texts in the same order give the same file
     (one thread, no sampling). A corpus too small for `vocab_size` pieces gives fewer; see `.vocab_size` of the result.
 
     Args:
       texts: what to learn from; see `conversation.training_texts`.
       path: where the model goes; written whole or not at all.
       vocab_size: pieces, from SMALLEST_VOCABULARY up.
+      split_digits: makes every digit a piece of its own, as LLaMA does, and parts letters from marks; without it a code such as
+        "(AU12)," may be one piece.
       cross_words: lets a piece span words. Much shorter sequences on formulaic text, but pieces that fuse facts.
 
     Raises:
@@ -227,7 +234,9 @@ def train_sentencepiece(
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             byte_fallback=True,
-            split_digits=True,
+            split_digits=split_digits,
+            split_by_number=split_digits,
+            split_by_unicode_script=split_digits,
             split_by_whitespace=not cross_words,
             user_defined_symbols=[IMAGE_PIECE, "\n"],
             pad_id=0, unk_id=1, bos_id=2, eos_id=3,
