@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from expllm_jax.checkpoints import Checkpointer
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import (
     EvaluatedFace,
@@ -42,8 +43,12 @@ def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
     """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics, plots and
     report.
     """
-    faces = None if overwrite else _read_answers(run)
-    if faces is None:
+    with Checkpointer(run.path, create=False) as checkpointer:
+        step = checkpointer.latest_step
+    faces = None if overwrite else _read_answers(run, step)
+    if faces is not None:
+        run.say(f"evaluation: {run.path / ANSWERS} is there already")
+    else:
         faces = {}
         model = predictor(run)
         total = sum(len(open_records(run.records, split)) for split in run.experiment.evaluation.splits)
@@ -53,7 +58,7 @@ def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
             done = sum(map(len, faces.values()))
             faces[split] = _answer_split(run, model, split, lambda n, done=done: progress.update(done + n))
         progress.close()
-        lines = [json.dumps(_plain(face), ensure_ascii=False) for split in faces.values() for face in split]
+        lines = [json.dumps(_plain(face, step), ensure_ascii=False) for split in faces.values() for face in split]
         write_atomic(run.path / ANSWERS, "\n".join(lines) + "\n")
     main = MAIN_SPLIT if MAIN_SPLIT in faces else next(iter(faces))
     metrics = summarise(faces, classes=run.experiment.data.expressions, main_split=main, seed=run.experiment.train.seed)
@@ -74,8 +79,9 @@ def report_run(run: RunFolder, metrics: Metrics, *, commands: Sequence[str] = ()
     oracle = metrics.values.get("unit_f1_label_only")
     if bars and isinstance(oracle, float):
         bars["unit_f1"] = oracle
+    blocks = " and ".join(str(layer % model.vision.depth + 1) for layer in model.vision_layers)
     tower = f"DINOv2, {model.vision.width} wide" + (
-        f", block {model.vision_layers[0] + 1} of {model.vision.depth}" if model.vision_layers else ""
+        f", block {blocks} of {model.vision.depth}" if model.vision_layers else ""
     )
     report = ReportInput(
         title=f"ExpLLM, experiment {run.experiment.name}",
@@ -86,7 +92,11 @@ def report_run(run: RunFolder, metrics: Metrics, *, commands: Sequence[str] = ()
                 "training pictures",
                 f"{len(trained):,} renders of {data.train_identities} people, regimes {', '.join(data.train_regimes)}",
             ),
-            ("test people", f"{data.test_identities}, none of them in training; 7 expressions, chance 14 %"),
+            (
+                "test people",
+                f"{data.test_identities}, none of them in training; {len(data.expressions)} expressions, "
+                f"chance {1 / len(data.expressions):.0%}",
+            ),
             (
                 "vision tower",
                 f"{tower}; {'frozen' if not model.vision_lora.rank else f'LoRA r={model.vision_lora.rank}'}",
@@ -119,7 +129,23 @@ def export_model(run: RunFolder) -> Path:
 def export_weights(run_dir: str | Path, folder: str | Path) -> Path:
     """Safetensors of a run or an export: vision, projector and decoder in the layouts that other tools open."""
     config = read_model_files(run_dir).config
-    return export_safetensors(read_run_params(run_dir, config)[0], config, folder)
+    params = read_run_params(run_dir, config)[0]
+    try:
+        return export_safetensors(params, config, folder)
+    except OSError as error:
+        raise ExpllmError(
+            f"the weights cannot be written to {folder} ({error.strerror or error})",
+            "choose a folder on a disk that has room and that you may write to",
+        ) from error
+
+
+def shown(metrics: Metrics, key: str) -> str:
+    """A number of `metrics` with its interval, for people."""
+    value, low, high = (metrics.values.get(key + suffix) for suffix in ("", "_low", "_high"))
+    if value is None or isinstance(value, str):
+        return "undefined" if value is None else value
+    number = str(value) if isinstance(value, int) else f"{value:.3f}"
+    return number if low is None or high is None else f"{number}  [{float(low):.3f}, {float(high):.3f}]"
 
 
 def _answer_split(run: RunFolder, model: Predictor, split: str, report: Callable[[int], None]) -> list[EvaluatedFace]:
@@ -147,12 +173,12 @@ def _evaluated(run: RunFolder, source: RecordSource, index: int, answer: Answer)
     )
 
 
-def _plain(face: EvaluatedFace) -> dict[str, object]:
-    return {**asdict(face), "picture": str(face.picture.name) if face.picture else None}
+def _plain(face: EvaluatedFace, step: int | None) -> dict[str, object]:
+    return {**asdict(face), "picture": str(face.picture.name) if face.picture else None, "step": step}
 
 
-def _read_answers(run: RunFolder) -> dict[str, list[EvaluatedFace]] | None:
-    """The answers of an earlier evaluation, or None if there is none."""
+def _read_answers(run: RunFolder, step: int | None = None) -> dict[str, list[EvaluatedFace]] | None:
+    """The answers of an earlier evaluation, or None if there is none, or none of the checkpoint of `step`."""
     path = run.path / ANSWERS
     if not path.is_file():
         return None
@@ -160,10 +186,12 @@ def _read_answers(run: RunFolder) -> dict[str, list[EvaluatedFace]] | None:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             fields = json.loads(line)
+            if fields.pop("step") != step is not None:
+                return None  # the run was trained further since
             fields["picture"] = run.faces / "pictures" / fields["split"] / fields["picture"]
             face = EvaluatedFace(**fields)
             faces.setdefault(face.split, []).append(face)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExpllmError(
             f"{path} is damaged: {error}", f"run `expllm eval --run {run.path}` to write it anew"
         ) from error

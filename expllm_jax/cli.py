@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a file that may not be read: no verb can foresee them all
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"expllm: error: {where}{error.strerror or error}", file=sys.stderr)
+        return ExpllmError.exit_status
     if options.json:
         print(json.dumps(outcome, ensure_ascii=False))
     return 0
@@ -76,7 +81,8 @@ def _data_build(options: argparse.Namespace) -> dict[str, Any]:
     run = stages.open_folder(options.out, load_experiment(options.experiment, options.set), _say, command=options.typed)
     stages.render_faces(run)
     stages.build_records(run)
-    _show(options, f"records   {run.records}\nnext: expllm train {options.experiment} --out {run.path}")
+    overrides = "".join(f" --set {shlex.quote(assignment)}" for assignment in options.set)
+    _show(options, f"records   {run.records}\nnext: expllm train {options.experiment} --out {run.path}{overrides}")
     return {"faces": str(run.faces), "records": str(run.records)}
 
 
@@ -157,14 +163,12 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
     run = stages.reopen_folder(options.run, _say)
     metrics = assessment.evaluate_run(run, overwrite=True)
     report = assessment.report_run(run, metrics)
-    for key, value in metrics.values.items():
-        if not options.json and f"{key}_low" in metrics.values:
-            shown = (
-                "undefined"
-                if value is None
-                else f"{value:.3f}  [{metrics.values[key + '_low']:.3f}, {metrics.values[key + '_high']:.3f}]"
-            )
-            print(f"{key:<28} {shown}")
+    for key in metrics.values:
+        if f"{key}_low" in metrics.values:
+            _show(options, f"{key:<28} {assessment.shown(metrics, key)}")
+    _show(options, f"\n{metrics.main_split:<12} recall  precision  F1     faces")
+    for row in metrics.splits[metrics.main_split].labels.per_class:
+        _show(options, f"{row.name:<12} {row.recall:.3f}   {row.precision:.3f}      {row.f1:.3f}  {row.n}")
     _show(options, f"\nreport   {report}\nmetrics  {run.path / assessment.METRICS}\nplots    {run.path / 'plots'}")
     return dict(metrics.values)
 
@@ -255,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _run(inspect)
     inspect.add_argument("--split", default="train", help="train, clean, mild, hard (default: train)")
-    inspect.add_argument("--index", type=int, default=0, help="which record (default: 0)")
+    inspect.add_argument("--index", type=_natural, default=0, help="which record (default: 0)")
 
     engine = _group(verbs, "engine", "write chain-of-thought texts")
     tell = _verb(engine, "narrate", _engine_narrate, "three-part texts from labels and action units, offline",
@@ -268,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     tell.add_argument(
         "--vocabulary", choices=("facs", "feafa"), default="facs", help="which units are named (default: facs)"
     )
-    tell.add_argument("--seed", type=int, default=0, help="of the wording (default: 0)")
+    tell.add_argument("--seed", type=_natural, default=0, help="of the wording (default: 0)")
 
     train = _verb(
         verbs,
@@ -328,6 +332,12 @@ def _verb(
 def _group(verbs: Any, name: str, what: str) -> Any:
     group = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     return group.add_subparsers(metavar="VERB", required=True)
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
 
 
 def _experiment(verb: argparse.ArgumentParser) -> None:

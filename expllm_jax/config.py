@@ -12,6 +12,8 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import math
+import sysconfig
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,14 +23,26 @@ from typing import Any
 
 from expllm_jax.engine import NarratorConfig
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLMConfig
+from expllm_jax.faces import BASIC_7
+from expllm_jax.models import ExpLLMConfig, smollm2_135m, vit_s14
 from expllm_jax.records import EncodeConfig
-from expllm_jax.sources.rendered import RenderedConfig
+from expllm_jax.sources.rendered import INDEPENDENT, RenderedConfig
 from expllm_jax.train import TrainConfig
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+_BESIDE_THE_PACKAGE = Path(__file__).resolve().parent.parent / "configs"
+CONFIG_FOLDER = (
+    _BESIDE_THE_PACKAGE
+    if (_BESIDE_THE_PACKAGE / "laptop.py").is_file()
+    else Path(sysconfig.get_path("data"), "share", "expllm_jax", "configs")  # where a wheel puts them
+)
 TOKENIZERS = ("sentencepiece", "smollm2")
 DECODER_WEIGHTS = ("random", "smollm2")
+# Pre-trained weights → the shape they have, and the fields that must agree with it.
+_TOWERS = {"dinov2-s": vit_s14()}
+_TOWER_SHAPE = ("width", "depth", "heads", "mlp_ratio", "patch", "native_grid", "registers", "layer_scale")
+_DECODERS = {"smollm2": smollm2_135m()}
+_DECODER_SHAPE = ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "rope_theta", "norm_eps",
+                  "tied", "qkv_bias")  # fmt: skip
 PICTURE_SIZE = 224  # pixels a side; what the tower sees
 
 
@@ -81,6 +95,7 @@ class EvaluationConfig:
         _within("evaluation.gallery", self.gallery, 0, 200)
         if not self.splits:
             raise ExpllmError("evaluation.splits is empty", "name at least one test regime of the data")
+        _no_repeats("evaluation.splits", self.splits)
 
 
 @dataclass(frozen=True)
@@ -118,11 +133,33 @@ class Experiment:
                 f"records.image_tokens is {self.records.image_tokens}, but the tower and projector give {wanted}",
                 f"set records.image_tokens={wanted}",
             )
-        unknown = [split for split in self.evaluation.splits if split not in self.data.test_regimes]
+        self._check_data()
+        _same_shape("model.vision", self.model.vision, self.weights.vision, _TOWERS, _TOWER_SHAPE)
+        _same_shape("model.decoder", self.model.decoder, self.weights.decoder, _DECODERS, _DECODER_SHAPE)
+
+    def _check_data(self) -> None:
+        data = self.data
+        if data.seed < 0:
+            raise ExpllmError(f"data.seed is {data.seed}", "use 0 or more")
+        if data.test_identities < 1:
+            raise ExpllmError("data.test_identities is 0, so nobody is left to be asked about", "use 1 or more")
+        if not data.expressions or not set(data.expressions) <= set(BASIC_7):
+            raise ExpllmError(
+                f"data.expressions is {', '.join(data.expressions) or 'empty'}", f"use some of: {', '.join(BASIC_7)}"
+            )
+        for name in ("expressions", "test_regimes"):
+            _no_repeats(f"data.{name}", getattr(data, name))
+        for name in ("train_regimes", "test_regimes"):
+            if INDEPENDENT in getattr(data, name):
+                raise ExpllmError(
+                    f"data.{name} names '{INDEPENDENT}', whose faces have no expression to ask about",
+                    "use clean, mild and hard; independent faces are for regressors",
+                )
+        unknown = [split for split in self.evaluation.splits if split not in data.test_regimes]
         if unknown:
             raise ExpllmError(
                 f"evaluation.splits names '{unknown[0]}', which data.test_regimes does not render",
-                f"use some of: {', '.join(self.data.test_regimes)}",
+                f"use some of: {', '.join(data.test_regimes)}",
             )
 
 
@@ -135,7 +172,7 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
     path = Path(name_or_path)
     if path.suffix != ".py":
         path = CONFIG_FOLDER / f"{name_or_path}.py"
-    if not path.is_file():
+    if not _is_file(path):
         known = experiment_names()
         nearest = difflib.get_close_matches(path.stem, known, 1)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
@@ -151,7 +188,7 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
         made = module.experiment()
     except ExpllmError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExpllmError(
             f"{path} cannot be used: {type(error).__name__}: {error}",
             "it must define experiment() -> Experiment; see configs/",
@@ -169,32 +206,55 @@ def experiment_names() -> list[str]:
 
 
 def override(experiment: Experiment, assignments: Iterable[str]) -> Experiment:
-    """Applies `a.b=value` strings in order; every value is read as the type its field has.
+    """Applies `a.b=value` strings, all at once, so that keys which depend on each other can be changed together; of
+    a key that is given twice the last value counts. Every value is read as the type its field has.
 
     Raises ExpllmError naming the key and the nearest valid one, or the value and what the field takes.
     """
+    changes: dict[str, tuple[Any, str]] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
+        key, text = key.strip(), text.strip()
         if not equals:
             raise ExpllmError(f"'{assignment}' is no override", "write it as key=value, for example train.batch=16")
-        experiment = _assign(experiment, key.strip().split("."), text.strip(), key.strip(), experiment)
-    return experiment
+        changes[key] = _parse(text, _leaf_type(experiment, key), key), text
+    return _replaced(experiment, "", changes)
 
 
-def _assign(node: Any, path: list[str], text: str, key: str, root: Experiment) -> Any:
-    name, rest = path[0], path[1:]
-    if not is_dataclass(node) or name not in {f.name for f in fields(node)}:
-        known = sorted(flatten(root))
-        nearest = difflib.get_close_matches(key, known, 1, cutoff=0.4)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else "see `expllm config show` for all keys"
-        raise ExpllmError(f"there is no key '{key}'", hint)
-    value = getattr(node, name)
-    if rest:
-        return dataclasses.replace(node, **{name: _assign(value, rest, text, key, root)})
-    if is_dataclass(value):
-        inside = ", ".join(f"{key}.{f.name}" for f in fields(value))
+def _leaf_type(root: Experiment, key: str) -> Any:
+    """The type of the field that `key` names."""
+    node: Any = root
+    kind: Any = type(root)
+    for name in key.split("."):
+        if not is_dataclass(node) or name not in {f.name for f in fields(node)}:
+            nearest = difflib.get_close_matches(key, sorted(flatten(root)), 1, cutoff=0.4)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else "see `expllm config show` for all keys"
+            raise ExpllmError(f"there is no key '{key}'", hint)
+        kind, node = typing.get_type_hints(type(node))[name], getattr(node, name)
+    if is_dataclass(node):
+        inside = ", ".join(f"{key}.{f.name}" for f in fields(node))
         raise ExpllmError(f"'{key}' is a group of keys and takes no value", f"set one of: {inside}")
-    return dataclasses.replace(node, **{name: _parse(text, typing.get_type_hints(type(node))[name], key)})
+    return kind
+
+
+def _replaced(node: Any, prefix: str, changes: Mapping[str, tuple[Any, str]]) -> Any:
+    """`node`, whose keys begin with `prefix`, with the changes (key → value, what was typed) that lie in it."""
+    own: dict[str, Any] = {}
+    for f in fields(node):
+        key, value = prefix + f.name, getattr(node, f.name)
+        if key in changes:
+            own[f.name] = changes[key][0]
+        elif is_dataclass(value) and any(changed.startswith(f"{key}.") for changed in changes):
+            own[f.name] = _replaced(value, f"{key}.", changes)
+    try:
+        return dataclasses.replace(node, **own) if own else node
+    except (ExpllmError, ValueError, TypeError, OverflowError) as error:
+        # A group calls its fields by their last name; what the user typed says which one it is.
+        problem = error.problem if isinstance(error, ExpllmError) else str(error)
+        typed = [f"{key}={text}" for key, (_, text) in changes.items() if key.removeprefix(prefix) in own]
+        if typed and not any(prefix + name in problem for name in own):
+            problem = f"{', '.join(typed)}: {problem}"
+        raise ExpllmError(problem, error.remedy if isinstance(error, ExpllmError) else "") from error
 
 
 def _parse(text: str, kind: Any, key: str) -> Any:
@@ -205,19 +265,48 @@ def _parse(text: str, kind: Any, key: str) -> Any:
             return None
         return _parse(text, next(a for a in arguments if a is not type(None)), key)
     if origin is tuple:
-        inner = text.strip("()[] ")
-        return tuple(_parse(part.strip().strip("'\""), arguments[0], key) for part in inner.split(",") if part.strip())
+        return tuple(_parse(part, arguments[0], key) for part in _items(text))
     try:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if kind is int:
             return int(text.replace("_", ""))
         if kind is float:
-            return float(text)
+            return _finite(text)
     except (KeyError, ValueError) as error:
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        wanted = {bool: "true or false", int: "a whole number", float: "a finite number"}[kind]
         raise ExpllmError(f"{key}={text}: '{text}' is not {wanted}", f"give {key} {wanted}") from error
     return text
+
+
+def _items(text: str) -> list[str]:
+    """The parts of `a, b`, `(a, b)` or `["a", "b"]`. Brackets inside a part, as regular expressions have them, stay,
+    and so do commas inside those.
+    """
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        listed = None
+    if isinstance(listed, list):
+        return [str(item) for item in listed]
+    parts, depth, closed_at = [""], 0, 0
+    for at, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        closed_at = closed_at or (at if letter in ")]}" and depth == 0 else 0)
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if text[:1] in ("(", "[") and closed_at == len(text) - 1:
+        return _items(text[1:-1].strip())
+    return [part.strip().strip("'\"") for part in parts if part.strip()]
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # NaN would not even equal itself when a run is taken up again
+        raise ValueError(text)
+    return value
 
 
 def to_json(value: Any) -> Any:
@@ -238,6 +327,8 @@ def experiment_from_json(value: Mapping[str, Any]) -> Experiment:
 
 def _from_json(kind: Any, value: Any) -> Any:
     if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{kind.__name__} is {value!r}")
         hints = typing.get_type_hints(kind)
         return kind(**{name: _from_json(hints[name], inner) for name, inner in value.items()})
     if typing.get_origin(kind) is tuple:
@@ -287,3 +378,26 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 def _within(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ExpllmError(f"{key} is {value}", f"use a value from {low} to {high}")
+
+
+def _no_repeats(key: str, values: tuple[str, ...]) -> None:
+    repeated = [value for value in values if values.count(value) > 1]
+    if repeated:
+        raise ExpllmError(f"{key} names '{repeated[0]}' twice", "name each once")
+
+
+def _same_shape(key: str, config: Any, weights: str, known: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raises ExpllmError if `config` is not of the shape that the pre-trained `weights` have."""
+    for name in names if weights in known else ():
+        found, wanted = getattr(config, name), getattr(known[weights], name)
+        if found != wanted:
+            raise ExpllmError(
+                f"{key}.{name} is {found}, but the weights '{weights}' have {wanted}", f"set {key}.{name}={wanted}"
+            )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False

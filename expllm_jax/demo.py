@@ -49,9 +49,9 @@ def run_demo(experiment: Experiment, folder: Path, say: Say, *, command: Sequenc
         run,
         metrics,
         commands=(
-            f"expllm predict PICTURE.jpg --run {run.path.name}",
-            f"expllm export --run {run.path.name}",
-            f"expllm weights export --run {run.path.name} --to safetensors",
+            f"expllm predict PICTURE.jpg --run {run.path}",
+            f"expllm export --run {run.path}",
+            f"expllm weights export --run {run.path} --to safetensors",
         ),
         seconds=seconds if fresh else None,
     )
@@ -69,12 +69,7 @@ def ask_about_a_photograph(run: RunFolder) -> Answer:
 def summary(result: DemoResult) -> str:
     """The demo's last words: numbers, places, and what to try next."""
     values = result.metrics.values
-
-    def number(key: str) -> str:
-        value, low, high = values.get(key), values.get(f"{key}_low"), values.get(f"{key}_high")
-        return "–" if value is None else f"{value:.3f}  [{low:.3f}, {high:.3f}]" if low is not None else f"{value:.3f}"
-
-    lines = ["", "on people never seen in training (95 % intervals; chance 0.143):"]
+    lines = ["", f"on people never seen in training (95 % intervals; chance {values['chance']:.3f}):"]
     for key in (
         "accuracy_clean",
         "accuracy_mild",
@@ -86,7 +81,7 @@ def summary(result: DemoResult) -> str:
         "dropped_gap",
     ):
         if key in values:
-            lines.append(f"  {key:<19} {number(key)}")
+            lines.append(f"  {key:<19} {assessment.shown(result.metrics, key)}")
     lines.append(f"  {'unparsable':<19} {values['unparsable']}")
     if result.photograph is not None:
         lines += ["", f"about a photograph ({result.photograph.picture}):", f"  {result.photograph.label_text}"]

@@ -16,12 +16,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,8 @@ from expllm_jax.weights import decoder_from_gguf, dinov2_from_onnx, tokenizer_js
 
 Say = Callable[[str], None]
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
+# Written before EXPERIMENT: a folder that holds nothing else is one that a killed command had just begun.
+COMMAND, RENDERED = "command.txt", "experiment.txt"
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,20 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
     """Makes the folder, or takes it up again if it is this experiment's.
 
     Raises ExpllmError if it cannot be written, holds something else, or another experiment (naming the keys that
-    differ).
+    differ); or, before anything is written, if the experiment cannot succeed on this computer.
     """
     path = Path(path)
+    check_feasible(experiment)
     described = configuration.to_json(experiment)
     file = path / EXPERIMENT
-    if file.is_file():
-        before = configuration.flatten_json(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        taken = file.is_file()
+        ours = {name for first in (COMMAND, RENDERED, EXPERIMENT) for name in (first, _partial(path / first).name)}
+        foreign = not taken and path.is_dir() and any(entry.name not in ours for entry in path.iterdir())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if taken:
+        before = configuration.flatten_json(_read_experiment(file))
         now = configuration.flatten_json(described)
         differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         if differing:
@@ -105,36 +116,74 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
                 "choose another folder with --out, or repeat its settings",
             )
         return RunFolder(path, experiment, say)
+    if foreign:
+        raise ExpllmError(
+            f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is"
+        )
     try:
-        if path.is_dir() and any(path.iterdir()):
-            raise ExpllmError(
-                f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is"
-            )
         path.mkdir(parents=True, exist_ok=True)
-        _write(path / "command.txt", " ".join(command) + "\n")
-        _write(path / "experiment.txt", configuration.render(experiment))
+        _write(path / COMMAND, shlex.join(command) + "\n")
+        _write(path / RENDERED, configuration.render(experiment))
         _write(file, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise ExpllmError(
-            f"the run folder {path} cannot be written ({error.strerror})",
-            "choose a folder that you may write to, with --out",
-        ) from error
+        raise _unwritable(path, error) from error
     return RunFolder(path, experiment, say)
+
+
+def check_feasible(experiment: Experiment) -> None:
+    """Raises ExpllmError for what would otherwise fail only after the faces were rendered: a template that is not
+    there, devices that do not fill the mesh, layers that the tower does not have, patterns that match no parameter, a
+    model that cannot be built.
+    """
+    ConversationTemplate.load(experiment.template)
+    experiment.train.mesh.shape(jax.device_count())
+    model = experiment.model
+    try:
+        shapes = abstract(model)[1]
+        tower_def, tower = abstract(model.vision)
+        pixels = jax.ShapeDtypeStruct((1, PICTURE_SIZE, PICTURE_SIZE, 3), jnp.float32)
+        jax.eval_shape(lambda p, x: merge(tower_def, p)(x, layers=model.vision_layers or None), tower, pixels)
+    except (TypeError, ValueError) as error:
+        raise ExpllmError(
+            f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
+        ) from error
+    select(shapes, experiment.train.trainable)
 
 
 def reopen_folder(path: str | Path, say: Say) -> RunFolder:
     """The run folder of an earlier command. Raises ExpllmError if there is none, or it is damaged."""
     path = Path(path)
     file = path / EXPERIMENT
-    if not file.is_file():
-        what = f"holds no {EXPERIMENT}" if path.is_dir() else "does not exist"
+    if not os.path.isfile(file):
+        what = f"holds no {EXPERIMENT}" if os.path.isdir(path) else "does not exist"
         raise ExpllmError(
             f"the run {path} {what}", "give the folder of a run that `expllm train` or `expllm demo` made"
         )
     try:
-        return RunFolder(path, configuration.experiment_from_json(json.loads(file.read_text(encoding="utf-8"))), say)
+        return RunFolder(path, configuration.experiment_from_json(_read_experiment(file)), say)
     except (ValueError, KeyError, TypeError) as error:
-        raise ExpllmError(f"{file} is damaged: {error}", "start the run again in another folder") from error
+        raise _damaged(file, error) from error
+
+
+def _read_experiment(file: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+    if not isinstance(described, dict):
+        raise _damaged(file, TypeError("it holds no JSON object"))
+    return described
+
+
+def _damaged(file: Path, error: Exception) -> ExpllmError:
+    return ExpllmError(f"{file} is damaged: {error}", "start the run again in another folder")
+
+
+def _unwritable(path: Path, error: OSError) -> ExpllmError:
+    return ExpllmError(
+        f"the run folder {path} cannot be written ({error.strerror})",
+        "choose a folder that you may write to, with --out",
+    )
 
 
 def render_faces(run: RunFolder) -> None:
@@ -270,9 +319,15 @@ def train_model(run: RunFolder) -> TrainResult:
     features = None
     if experiment.cache_features:
         features = split_features(run, params, source)
+    longest, record = source.longest_row
+    if longest > model.decoder.max_length:
+        raise ExpllmError(
+            f"record '{record}' has {longest} tokens, more than model.decoder.max_length {model.decoder.max_length}",
+            f"start another run with model.decoder.max_length={longest} or more",
+        )
     run.say(f"training: {count(select(params, experiment.train.trainable)[0]):,} of {count(params):,} parameters, "
             f"{experiment.train.total_steps(len(source)):,} steps of {experiment.train.batch} records")  # fmt: skip
-    return train(
+    result = train(
         experiment.train,
         graphdef,
         params,
@@ -283,6 +338,9 @@ def train_model(run: RunFolder) -> TrainResult:
         normalisation=experiment.normalisation,
         identity={"records": source.manifest.sha256},
     )
+    if result.loss is None:
+        run.say("training: it was finished already")
+    return result
 
 
 def split_features(run: RunFolder, params: Params, source: RecordSource) -> np.ndarray:
@@ -327,7 +385,11 @@ def _environment() -> dict[str, object]:
     }
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig
+import numpy as np
+
+from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig, abstract
 
 VISION = ViTConfig(width=32, depth=3, heads=4, patch=4, native_grid=5)
 DECODER = DecoderConfig(
@@ -25,3 +27,19 @@ WHOLE = ExpLLMConfig(
 def changed(config, **changes):
     """`dataclasses.replace`, shorter."""
     return dataclasses.replace(config, **changes)
+
+
+def random_params(config, *, spread=0.15, seed=0, zero=()):
+    """(definition, parameters) in which every leaf matters: no norm at 1, no bias at 0.
+
+    Drawn by NumPy, without compiling anything; leaves whose last name is in `zero` are zeros.
+    """
+    rng = np.random.default_rng(seed)
+    graphdef, shapes = abstract(config)
+    params = {}
+    for path, leaf in shapes.items():
+        name = path.split("/")[-1]
+        start = 1.0 if name in ("scale", "scale1", "scale2") else 0.0
+        value = start + spread * rng.normal(size=leaf.shape)
+        params[path] = np.zeros(leaf.shape, np.float32) if name in zero else value.astype(np.float32)
+    return graphdef, params

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import DecoderConfig, KVCache, attention_mask, init, merge
-from tests.models.sizes import DECODER, changed
+from expllm_jax.models import DecoderConfig, KVCache, abstract, attention_mask, merge
+from tests.models.sizes import DECODER, changed, random_params
 
 TOKENS = np.random.default_rng(0).integers(0, DECODER.vocab, (2, 11))
 POSITIONS = np.stack([np.arange(11), np.arange(11) * 2 + 3])
@@ -55,13 +55,6 @@ def reference(params, config, tokens, positions, factor=1.0):
     return np.stack(rows)
 
 
-def random_decoder(config, seed=0):
-    """Parameters in which every leaf matters."""
-    graphdef, params = init(config)
-    rng = np.random.default_rng(seed)
-    return graphdef, {path: np.asarray(v + 0.15 * rng.normal(size=v.shape), np.float32) for path, v in params.items()}
-
-
 def forward(graphdef, params, tokens, positions, **more):
     @jax.jit
     def run(params):
@@ -85,7 +78,7 @@ def forward(graphdef, params, tokens, positions, **more):
 )
 def test_agrees_with_numpy(changes, factor):
     config = changed(DECODER, **changes)
-    graphdef, params = random_decoder(config)
+    graphdef, params = random_params(config)
     expected = reference(params, config, TOKENS, POSITIONS, factor)
     np.testing.assert_allclose(forward(graphdef, params, TOKENS, POSITIONS), expected, atol=5e-5)
 
@@ -93,7 +86,7 @@ def test_agrees_with_numpy(changes, factor):
 @pytest.mark.parametrize("unstacked", [False, True])
 def test_cached_decoding_equals_the_full_forward(unstacked):
     """A prompt of 5 at once, then one token at a time, then two, in a cache with room to spare."""
-    graphdef, params = random_decoder(DECODER)
+    graphdef, params = random_params(DECODER)
     full = forward(graphdef, params, TOKENS, POSITIONS)
 
     @jax.jit
@@ -114,7 +107,7 @@ def test_cached_decoding_equals_the_full_forward(unstacked):
 
 
 def test_cache_index_may_be_traced():
-    graphdef, params = random_decoder(DECODER)
+    graphdef, params = random_params(DECODER)
     full = forward(graphdef, params, TOKENS, POSITIONS)
 
     def step(cache, t):
@@ -129,7 +122,7 @@ def test_cache_index_may_be_traced():
 
 
 def test_later_tokens_do_not_change_earlier_ones():
-    graphdef, params = random_decoder(DECODER)
+    graphdef, params = random_params(DECODER)
     other = TOKENS.copy()
     other[:, 6:] = (other[:, 6:] + 1) % DECODER.vocab
     a, b = (forward(graphdef, params, tokens, POSITIONS) for tokens in (TOKENS, other))
@@ -137,27 +130,32 @@ def test_later_tokens_do_not_change_earlier_ones():
     assert np.abs(a[:, 6:] - b[:, 6:]).max() > 1e-2
 
 
+def gradient(**changes):
+    _, params = random_params(DECODER)
+    graphdef = abstract(changed(DECODER, **changes))[0]
+    return jax.jit(jax.grad(lambda p: forward(graphdef, p, TOKENS, POSITIONS).var()))(params)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return gradient()
+
+
 @pytest.mark.parametrize("remat", ["full", "dots"])
-def test_rematerialisation_does_not_change_gradients(remat):
-    graphdef, params = random_decoder(DECODER)
-    other = init(changed(DECODER, remat=remat))[0]
-
-    def loss(params, graphdef):
-        return jax.nn.logsumexp(forward(graphdef, params, TOKENS, POSITIONS), -1).sum()
-
-    a, b = (jax.jit(jax.grad(loss), static_argnums=1)(params, which) for which in (graphdef, other))
-    for path in params:
-        np.testing.assert_allclose(a[path], b[path], rtol=1e-3, atol=1e-3, err_msg=path)
+def test_rematerialisation_does_not_change_gradients(remat, kept):
+    for path, value in gradient(remat=remat).items():
+        np.testing.assert_allclose(value, kept[path], rtol=1e-3, atol=1e-5, err_msg=path)
+        assert np.abs(value).max() > 0, path
 
 
 def test_a_token_outside_the_vocabulary_is_not_a_number():
-    graphdef, params = random_decoder(DECODER)
+    graphdef, params = random_params(DECODER)
     out = merge(graphdef, params).embed(np.array([[0, DECODER.vocab]]))
     assert np.isfinite(out[0, 0]).all() and np.isnan(out[0, 1]).all()
 
 
 def test_cache_without_index_is_refused():
-    graphdef, params = random_decoder(DECODER)
+    graphdef, params = random_params(DECODER)
     with pytest.raises(ExpllmError, match="go together"):
         forward(graphdef, params, TOKENS, POSITIONS, cache=KVCache.zeros(DECODER, 2, 16))
 
@@ -188,7 +186,7 @@ def test_agrees_with_transformers(changes):
     from expllm_jax.weights.naming import scatter
 
     config = changed(DECODER, **changes)
-    graphdef, params = random_decoder(config)
+    graphdef, params = random_params(config)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama_hf_config(config))).eval()
     tensors = {name: torch.from_numpy(value) for name, value in scatter(params, llama_table(config)).items()}
     result = model.load_state_dict(tensors, strict=False)

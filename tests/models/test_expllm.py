@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLMConfig, Projector, ProjectorConfig, attention_mask, expllm_7b, init, merge
-from tests.models.sizes import DECODER, VISION, WHOLE, changed
+from expllm_jax.models import ExpLLMConfig, Projector, ProjectorConfig, attention_mask, expllm_7b, merge
+from tests.models.sizes import DECODER, VISION, WHOLE, changed, random_params
 
 CONFIG = changed(WHOLE, vision_layers=())
 IMAGE = CONFIG.image_token
-GRAPHDEF, PARAMS = init(CONFIG)
-MODEL = merge(GRAPHDEF, PARAMS)
+GRAPHDEF, PARAMS = random_params(CONFIG)
+MODEL = merge(GRAPHDEF, jax.tree.map(jnp.asarray, PARAMS))
 
 
 @jax.jit
@@ -117,7 +118,8 @@ def test_gradient_reaches_the_projector_through_the_fusion():
 
 
 def test_encode_concatenates_the_chosen_layers():
-    graphdef, params = init(WHOLE)
+    graphdef, params = random_params(WHOLE)
+    params |= {path: value for path, value in PARAMS.items() if path.startswith("vision/")}
     pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     both = jax.jit(lambda params: merge(graphdef, params).encode(pixels))(params)
     assert both.shape == (2, 16, WHOLE.vision_width) == (2, 16, 64)

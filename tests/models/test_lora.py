@@ -6,39 +6,24 @@ import pytest
 from flax import nnx
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import PAPER_TRAINABLE, LoRAConfig, abstract, init, merge, merge_lora, merged, select
+from expllm_jax.models import PAPER_TRAINABLE, LoRAConfig, abstract, merge, merge_lora, merged, select
 from expllm_jax.models.layers import Linear
-from tests.models.sizes import LORA, WHOLE, changed
+from tests.models.sizes import LORA, WHOLE, changed, random_params
+
+PLAIN = changed(WHOLE, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
+TOKENS = np.random.default_rng(1).integers(0, WHOLE.decoder.vocab, (2, 12))
+TOKENS[:, 2:6] = WHOLE.image_token
+PIXELS = np.random.default_rng(2).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
 
-def with_random_b(params, seed=0):
-    """B starts at zero, where an adapter does nothing."""
-    rng = np.random.default_rng(seed)
-    return {
-        path: np.asarray(rng.normal(size=v.shape), np.float32) if path.endswith("/lora_b") else v
-        for path, v in params.items()
-    }
+def states(graphdef, params, dropout_key=None):
+    model = merge(graphdef, params)
+    features = model.encode(PIXELS, dropout_key=dropout_key)[:, None]
+    positions = np.broadcast_to(np.arange(12), TOKENS.shape)
+    return model(TOKENS, positions, np.ones_like(TOKENS), features, dropout_key=dropout_key)
 
 
-def row(config):
-    rng = np.random.default_rng(1)
-    tokens = rng.integers(0, config.decoder.vocab, (2, 12))
-    tokens[:, 2:6] = config.image_token
-    positions = np.broadcast_to(np.arange(12), (2, 12))
-    side = 4 * config.vision.patch
-    return tokens, positions, rng.normal(size=(2, side, side, 3)).astype(np.float32)
-
-
-def logits(graphdef, params, config, **more):
-    tokens, positions, pixels = row(config)
-
-    @jax.jit
-    def run(params, more):
-        model = merge(graphdef, params)
-        features = model.encode(pixels, **more)[:, None]
-        return model.logits(model(tokens, positions, np.ones_like(tokens), features, **more))
-
-    return np.asarray(run(params, more))
+run = jax.jit(states, static_argnums=0)
 
 
 def test_linear_is_the_formula():
@@ -54,31 +39,28 @@ def test_linear_is_the_formula():
 
 
 def test_fresh_adapters_are_the_identity():
-    graphdef, params = init(WHOLE)
-    plain = changed(WHOLE, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
-    bare, shapes = abstract(plain)
+    graphdef, params = random_params(WHOLE, zero=("lora_b",))
+    bare, shapes = abstract(PLAIN)
     assert set(params) - set(shapes) == {path for path in params if "/lora_" in path}
-    expected = logits(bare, {path: params[path] for path in shapes}, plain)
-    np.testing.assert_allclose(logits(graphdef, params, WHOLE), expected, atol=1e-6)
+    expected = run(bare, {path: params[path] for path in shapes})
+    np.testing.assert_allclose(run(graphdef, params), expected, atol=1e-6)
 
 
 def test_merged_parameters_compute_the_same():
     config = changed(WHOLE, vision_lora=changed(LORA, targets=("q", "o", "fc1", "fc2")))
-    graphdef, params = init(config)
-    params = with_random_b(params)
+    graphdef, params = random_params(config)
     plain, folded = merged(config, params)
-    assert plain.vision_lora.rank == plain.decoder_lora.rank == 0
-    before = logits(graphdef, params, config)
-    np.testing.assert_allclose(logits(abstract(plain)[0], folded, plain), before, atol=1e-4)
+    assert plain == PLAIN
+    before, bare = run(graphdef, params), abstract(plain)[0]
+    np.testing.assert_allclose(run(bare, folded), before, atol=1e-4)
     unfolded = {path: v for path, v in params.items() if "/lora_" not in path}
-    assert np.abs(logits(abstract(plain)[0], unfolded, plain) - before).max() > 1e-2
+    assert np.abs(run(bare, unfolded) - before).max() > 1e-2
 
 
 def test_dropout_needs_a_key_and_depends_on_it():
-    graphdef, params = init(WHOLE)
-    params = with_random_b(params)
-    still = logits(graphdef, params, WHOLE)
-    a, again, b = (logits(graphdef, params, WHOLE, dropout_key=jax.random.key(k)) for k in (1, 1, 2))
+    graphdef, params = random_params(WHOLE)
+    still = run(graphdef, params)
+    a, again, b = (run(graphdef, params, jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(a, again)
     assert np.abs(a - still).max() > 1e-3 and np.abs(a - b).max() > 1e-3
 
@@ -92,23 +74,17 @@ def test_dropout_keeps_the_mean():
     assert np.asarray(dropped).mean() == pytest.approx(np.asarray(whole).mean(), abs=0.02)
 
 
-def test_only_adapters_and_projector_get_a_gradient_when_only_they_are_differentiated():
-    graphdef, params = init(WHOLE)
-    trainable, frozen = select(with_random_b(params), PAPER_TRAINABLE)
-    tokens, positions, pixels = row(WHOLE)
-
-    def loss(trainable):
-        model = merge(graphdef, trainable | frozen)
-        return (model(tokens, positions, np.ones_like(tokens), model.encode(pixels)[:, None]) ** 2).sum()
-
-    gradient = jax.jit(jax.grad(loss))(trainable)
+def test_every_part_that_the_paper_trains_gets_a_gradient():
+    graphdef, params = random_params(WHOLE)
+    trainable, frozen = select(params, PAPER_TRAINABLE)
+    gradient = jax.jit(jax.grad(lambda t: (states(graphdef, t | frozen) ** 2).sum()))(trainable)
     assert set(gradient) == set(trainable)
     assert all(np.abs(value).max() > 0 for value in gradient.values())
 
 
 def test_merging_with_another_rank_is_refused():
     with pytest.raises(ExpllmError, match="rank 2"):
-        merge_lora(init(WHOLE)[1], LoRAConfig(rank=4))
+        merge_lora(random_params(WHOLE)[1], LoRAConfig(rank=4))
 
 
 @pytest.mark.parametrize("changes", [{"rank": -1}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ("q_proj",)}])

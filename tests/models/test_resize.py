@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from expllm_jax.models import init, merge
+from expllm_jax.models import merge
 from expllm_jax.models.layers import bicubic_matrix
-from tests.models.sizes import VISION, changed
+from tests.models.sizes import VISION, changed, random_params
 
 
 def cubic(x, a=-0.75):
@@ -40,7 +40,7 @@ def interpolate(image, out_h, out_w, scale_h, scale_w):
 @pytest.mark.parametrize("grid", [(3, 3), (4, 7), (9, 6)])
 def test_position_table_follows_both_conventions(resize, extra, grid):
     config = changed(VISION, resize=resize)
-    graphdef, params = init(config)
+    graphdef, params = random_params(config)
     n, (down, across) = config.native_grid, grid
     table = np.asarray(params["position_embedding"])[1:].reshape(n, n, -1)
     expected = interpolate(table, down, across, (down + extra) / n, (across + extra) / n)
