@@ -21,8 +21,7 @@ def experiment() -> Experiment:
         cache_features=True,
         model=ExpLLMConfig(
             # Block 6 of 12: on these faces its tokens tell units and expressions better than the last block's, at
-            # half the
-            # cost (README, "Choices of the laptop preset").
+            # half the cost (README, "Choices of the laptop preset").
             vision=vit_s14(unroll=True),
             vision_layers=(5,),
             projector=ProjectorConfig(pool=2),
@@ -35,15 +34,16 @@ def experiment() -> Experiment:
                 head_dim=64,
                 mlp_width=704,
                 max_length=512,
+                init_std=0.0,
                 unroll=True,
             ),
         ),
         train=TrainConfig(
-            steps=400,
-            batch=32,
+            steps=850,
+            batch=16,
             trainable=("projector/.*", "decoder/.*"),
-            optimizer=OptimizerConfig(lr=2e-3, betas=(0.9, 0.98), warmup_ratio=0.05),
-            checkpoint_every=100,
+            optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.98), warmup_ratio=0.05),
+            checkpoint_every=200,
         ),
         evaluation=EvaluationConfig(max_cot_tokens=160),
     )

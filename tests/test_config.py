@@ -201,7 +201,11 @@ def test_a_value_of_another_type_says_what_the_key_takes(assignment, said):
 def test_an_impossible_value_names_the_key_and_says_what_is_allowed(assignment, range_or_choice):
     error = refusal(assignment)
     key = assignment.partition("=")[0]
-    named = {"model.vision_lora.rank": "adapters", "weights.decoder": "weights"}.get(key, key)
+    named = {
+        "model.vision_lora.rank": "adapters",
+        "weights.decoder": "weights",
+        "model.projector.pool": "pooled",
+    }.get(key, key)
     assert named in error.problem, error.problem
     assert range_or_choice in error.remedy, error.remedy
 

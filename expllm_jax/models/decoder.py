@@ -40,6 +40,8 @@ class DecoderConfig:
     norm_eps: float = 1e-5  # of every RMSNorm
     tied: bool = False  # the output head is the embedding
     qkv_bias: bool = False  # bias on q, k and v
+    # Standard deviation of fresh kernels; 0: 1 / sqrt(inputs), which a narrow decoder from scratch learns faster with.
+    init_std: float = INIT_STD
     max_length: int = 2048  # tokens of the longest row it is meant for
     unroll: bool = False  # unroll the layers instead of scanning them; same parameters
     remat: str = "none"  # what the backward pass computes again: none, full, dots
@@ -52,6 +54,8 @@ class DecoderConfig:
                 raise ExpllmError(f"decoder {name} is {getattr(self, name)}", "give a positive number")
         if self.heads % self.kv_heads:
             raise ExpllmError(f"decoder: {self.kv_heads} kv_heads do not divide {self.heads} heads", "change either")
+        if not 0 <= self.init_std <= 1:
+            raise ExpllmError(f"decoder init_std is {self.init_std}", "give 0 (1 / sqrt(inputs)) to 1")
         if self.head_dim % 2:
             raise ExpllmError(f"decoder head_dim {self.head_dim} is odd", "rotary positions need an even head_dim")
         if self.remat not in REMAT_POLICIES:
@@ -116,6 +120,7 @@ class Attention(nnx.Module):
                 lora=lora.on(name),
                 dtype=config.dtype,
                 param_dtype=config.param_dtype,
+                init_std=config.init_std,
             )
 
         self.q = linear("q", D, config.heads * h, config.qkv_bias)
@@ -144,7 +149,14 @@ class MLP(nnx.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
-        common = {"rngs": rngs, "bias": False, "stack": stack, "dtype": config.dtype, "param_dtype": config.param_dtype}
+        common = {
+            "rngs": rngs,
+            "bias": False,
+            "stack": stack,
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+            "init_std": config.init_std,
+        }
         self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
         self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)
         self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), **common)

@@ -213,8 +213,8 @@ def train_sentencepiece(
       texts: what to learn from; see `conversation.training_texts`.
       path: where the model goes; written whole or not at all.
       vocab_size: pieces, from SMALLEST_VOCABULARY up.
-      split_digits: makes every digit a piece of its own, as LLaMA does, and parts letters from marks; without it a code such as
-        "(AU12)," may be one piece.
+      split_digits: makes every digit a piece of its own, as LLaMA does, and parts letters from marks;
+        without it a code such as "(AU12)," may be one piece.
       cross_words: lets a piece span words. Much shorter sequences on formulaic text, but pieces that fuse facts.
 
     Raises:

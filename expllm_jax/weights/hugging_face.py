@@ -84,7 +84,7 @@ def dinov2_hf_config(config: ViTConfig) -> dict[str, Any]:
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
-        "mlp_ratio": config.mlp_ratio,
+        "mlp_ratio": int(config.mlp_ratio),  # transformers refuses a float
         "patch_size": config.patch,
         "image_size": config.patch * config.native_grid,
         "layer_norm_eps": config.layer_norm_eps,
@@ -132,14 +132,18 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
       folder: must not exist yet.
 
     Raises:
-      ExpllmError: the folder exists, the parameters do not fit the configuration, or LayerScale is off (Hugging Face's
-        Dinov2Model always has it).
+      ExpllmError: the folder exists, the parameters do not fit the configuration, or the tower is one that Hugging
+        Face's Dinov2Model cannot be (without LayerScale, or with an mlp_ratio that is no whole number).
     """
     folder = Path(folder)
     if folder.exists():
         raise ExpllmError(f"{folder} exists already", "choose a new folder, or remove it first")
     if not config.vision.layer_scale:
         raise ExpllmError("the tower has no LayerScale, which Dinov2Model cannot do without", "set layer_scale=True")
+    if config.vision.mlp_ratio != int(config.vision.mlp_ratio):
+        raise ExpllmError(
+            f"the tower's mlp_ratio is {config.vision.mlp_ratio}, which Dinov2Model cannot be", "use a whole number"
+        )
     config, params = merged(config, dict(params))
     expected = abstract(config)[1]
     if misfits := sorted(set(expected) ^ set(params)):

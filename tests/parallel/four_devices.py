@@ -17,11 +17,6 @@ from tests.models.sizes import WHOLE, random_params  # noqa: E402
 
 LARGEST = "decoder/blocks/mlp/gate/kernel"
 MESHES = {(1, 2, 2): 1 / 4, (2, 2, 1): 1 / 2}  # (data, fsdp, tensor), and the part of LARGEST a device holds
-    (1, 4, 1): 1 / 4,
-    (1, 2, 2): 1 / 4,
-    (2, 1, 2): 1 / 2,
-    (4, 1, 1): 1.0,
-}  # and the part of LARGEST a device holds
 
 
 def main() -> None:

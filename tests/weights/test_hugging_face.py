@@ -92,6 +92,14 @@ def test_an_existing_folder_is_not_touched(tmp_path):
         export_safetensors(random_params(PLAIN)[1], PLAIN, tmp_path / "model")
 
 
+@pytest.mark.parametrize("changes", [{"layer_scale": False}, {"mlp_ratio": 2.5}])
+def test_towers_that_hugging_face_does_not_have_are_refused(tmp_path, changes):
+    config = changed(PLAIN, vision=changed(VISION, **changes))
+    with pytest.raises(ExpllmError):
+        export_safetensors(random_params(config)[1], config, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_exports_are_refused(tmp_path):
     _, params = random_params(PLAIN)
     folder = export_safetensors(params, PLAIN, tmp_path / "model")

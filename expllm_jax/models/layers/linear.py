@@ -16,6 +16,7 @@ class Linear(nnx.Module):
 
     `stack` prepends layer axes to every parameter: one module then describes L equal layers, and `jax.lax.scan` walks
     along the first axis. The adapter is computed in float32 whatever the compute dtype is; its result is cast back.
+    The kernel starts with standard deviation init_std, or 1 / sqrt(inputs) if that is 0.
     """
 
     def __init__(
@@ -29,9 +30,10 @@ class Linear(nnx.Module):
         lora: LoRAConfig | None = None,
         dtype: str = "float32",
         param_dtype: str = "float32",
+        init_std: float = INIT_STD,
     ):
         self.dtype = dtype
-        kernel = INIT_STD * jax.random.normal(rngs.params(), (*stack, inputs, outputs), jnp.float32)
+        kernel = (init_std or inputs**-0.5) * jax.random.normal(rngs.params(), (*stack, inputs, outputs), jnp.float32)
         self.kernel = nnx.Param(kernel.astype(param_dtype))
         self.bias = nnx.Param(jnp.zeros((*stack, outputs), param_dtype)) if bias else None
         self.lora = lora if lora is not None and lora.rank else None
