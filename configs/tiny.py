@@ -14,7 +14,7 @@ from expllm_jax.train import OptimizerConfig, TrainConfig
 def experiment() -> Experiment:
     return Experiment(
         name="tiny",
-        about="every stage in seconds, to see that it runs: 3 people, 6 updates, answers that mean nothing",
+        about="every stage in seconds, to see that it runs: 3 people, 40 updates, answers that mean nothing",
         data=RenderedConfig(
             train_identities=3, train_regimes=("mild",), test_identities=1, test_regimes=("clean", "mild")
         ),
@@ -31,13 +31,13 @@ def experiment() -> Experiment:
             ),
         ),
         train=TrainConfig(
-            steps=6,
+            steps=40,
             batch=4,
             trainable=("projector/.*", "decoder/.*"),
             optimizer=OptimizerConfig(lr=1e-3),
-            checkpoint_every=3,
+            checkpoint_every=6,
         ),
         evaluation=EvaluationConfig(
-            splits=("clean", "mild"), batch=7, max_label_tokens=4, max_cot_tokens=16, gallery=4
+            splits=("clean", "mild"), batch=1, max_label_tokens=4, max_cot_tokens=16, gallery=4
         ),
     )

@@ -169,6 +169,7 @@ def _evaluated(run: RunFolder, source: RecordSource, index: int, answer: Answer)
         cot_failure=answer.cot_failure,
         stated=dict(answer.stated_units),
         concluded=None if answer.parsed is None else answer.parsed.expression,
+        tries=answer.tries,
         picture=run.faces / truth.picture,
     )
 

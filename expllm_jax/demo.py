@@ -82,7 +82,7 @@ def summary(result: DemoResult) -> str:
     ):
         if key in values:
             lines.append(f"  {key:<19} {assessment.shown(result.metrics, key)}")
-    lines.append(f"  {'unparsable':<19} {values['unparsable']}")
+    lines.append(f"  {'unparsable':<19} {values['unparsable']}  (asked again: {values['retried']} faces)")
     if result.photograph is not None:
         lines += ["", f"about a photograph ({result.photograph.picture}):", f"  {result.photograph.label_text}"]
         lines += [f"  {line}" for line in result.photograph.cot_text.splitlines() if line]

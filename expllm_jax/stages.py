@@ -290,17 +290,19 @@ def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
 
 def initial_params(experiment: Experiment, model: ExpLLMConfig) -> tuple[ModelDef, Params]:
     """Fresh parameters by the seed, with the tower's (and perhaps the decoder's) pre-trained weights in their place."""
-    graphdef, params = init(model, experiment.train.seed)
+    shapes = abstract(model)[1]
     loaded = {f"vision/{path}": leaf for path, leaf in dinov2_from_onnx(asset_path("dinov2-s"), model.vision).items()}
     if experiment.weights.decoder == "smollm2":
         loaded |= {f"decoder/{path}": leaf for path, leaf in decoder_from_gguf(asset_path("smollm2"))[1].items()}
-    wrong = [path for path, leaf in loaded.items() if path not in params or params[path].shape != leaf.shape]
+    wrong = [path for path, leaf in loaded.items() if path not in shapes or shapes[path].shape != leaf.shape]
     if wrong:
         raise ExpllmError(
             f"pre-trained weights do not fit the model: {', '.join(wrong)}",
             "give the model the shape that its weights have",
         )
-    return graphdef, {**params, **{path: jnp.asarray(leaf, params[path].dtype) for path, leaf in loaded.items()}}
+    graphdef, fresh = init(model, experiment.train.seed, without=loaded.keys())
+    given = {path: jnp.asarray(leaf, shapes[path].dtype) for path, leaf in loaded.items()}
+    return graphdef, {path: fresh[path] if path in fresh else given[path] for path in graphdef.paths}
 
 
 def train_model(run: RunFolder) -> TrainResult:

@@ -28,6 +28,7 @@ class EvaluatedFace:
     cot_failure: str | None = None  # why the reasoning could not be parsed; None = it parsed
     stated: Mapping[str, str | None] = field(default_factory=dict)  # code → intensity band (None: no word given)
     concluded: str | None = None  # expression the reasoning concludes; None exactly when cot_failure is given
+    tries: int = 1  # how often the model was asked until it parsed; above 1 its first answer did not
     picture: Path | None = None  # file shown in the report's gallery
 
     def __post_init__(self) -> None:

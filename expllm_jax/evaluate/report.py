@@ -145,7 +145,8 @@ def _headline(report: ReportInput) -> str:
     kind, verdict = ("bad", "✗ some") if unparsable else ("good", "✓ none")
     tiles.append(
         f'<div class="tile"><h3>Unparsable answers</h3><p class="big">{unparsable:,}</p><p class="mute">of {answers:,} '
-        f'answers</p><p class="notes"><span class="verdict {kind}">{verdict}</span>'
+        f"answers; {values['retried']:,} faces were asked about again</p>"
+        f'<p class="notes"><span class="verdict {kind}">{verdict}</span>'
         "</p></div>"
     )
     return "".join(tiles)

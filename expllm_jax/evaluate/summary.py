@@ -5,6 +5,7 @@ Headline keys (each with `_low` and `_high`, the 95 % interval, clustered by ide
 - `accuracy_<split>` for every split, so `accuracy_clean`, `accuracy_mild`, `accuracy_hard` on rendered faces;
 - `macro_f1`, `unit_f1`, `unit_f1_label_only`, `unit_f1_gain` (the difference, paired), `added_gap`, `dropped_gap`, all
   on the main split (`mild` by default), where reciting the label's prototype no longer suffices;
+- `retried`: how many faces were asked about again because a first answer did not parse.
 - `unparsable`: how many answers of all splits, label and reasoning alike, the strict parsers refuse. Its interval is
   Wilson's share of all answers, scaled to a count: a bootstrap of none would claim that there never will be any.
 
@@ -192,6 +193,7 @@ def summarise(
     unparsable = sum(summary.unparsable_label + summary.unparsable_cot for summary in splits.values())
     low, high = (answers * end for end in wilson(unparsable, answers))
     values |= {"unparsable": unparsable, "unparsable_low": low, "unparsable_high": high, "answers": answers}
+    values["retried"] = sum(face.tries > 1 for faces in faces_by_split.values() for face in faces)
     for summary in splits.values():
         values |= _extras(summary)
     values |= {

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
@@ -17,9 +17,12 @@ from expllm_jax.faces import vocabulary
 from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, decoding_def, generate
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
-from expllm_jax.records import Round, decode_answer, normalise, read_picture, square
+from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, read_picture, square
 
 T = TypeVar("T")
+
+RETRY_TEMPERATURE = 0.7
+"""At which an answer is sampled after a greedy one did not parse."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Answer:
     parsed: ParsedCot | None  # its parts and statements; None if it does not keep to the form
     cot_failure: str | None  # why it does not; None if it does
     stated_units: Mapping[str, str | None]  # action unit → intensity band (None: no word for it), denied ones left out
+    tries: int = 1  # how often the harder of the two was asked; above 1 the first attempt did not parse
 
     @property
     def unparsable(self) -> str | None:
@@ -49,11 +53,12 @@ class PredictConfig:
     label_tokens: int = 8  # room for the label, in tokens
     cot_tokens: int = 400  # room for the text, in tokens
     sampling: SamplingConfig = GREEDY
+    retries: int = 3  # how often an answer that does not parse is asked for again, sampled; Answer.tries tells of it
 
     def __post_init__(self) -> None:
-        for name in ("batch", "label_tokens", "cot_tokens"):
-            if getattr(self, name) < 1:
-                raise ExpllmError(f"{name} is {getattr(self, name)}", "use 1 or more")
+        for name, least in (("batch", 1), ("label_tokens", 1), ("cot_tokens", 1), ("retries", 0)):
+            if getattr(self, name) < least:
+                raise ExpllmError(f"{name} is {getattr(self, name)}", f"use {least} or more")
 
 
 class Predictor:
@@ -137,44 +142,103 @@ class Predictor:
     def _answer_batch(self, names: list[str], features_BND: np.ndarray | jax.Array) -> list[Answer]:
         """`names` may be fewer than the rows of the features, which are filled up to a size compiled before."""
         rows = len(features_BND)
-        labels = self._ask([self._prompt["label"]] * rows, features_BND, self.config.label_tokens)
+        units, allowed = vocabulary(self.files.vocabulary), self.files.labels
+        labels = self._ask_strictly(
+            [self._prompt["label"]] * rows,
+            features_BND,
+            self.config.label_tokens,
+            lambda text: parse_label(text, allowed),
+            len(names),
+        )
         prompts = [self._prompt["cot"]] * rows
         if self.files.encoder.config.layout == "chained":
             # Trained on chains, the model has only seen the text asked for after the label.
-            texts = [text for text, _ in labels]
             prompts = [
-                self.files.encoder.prompt("cot", history=[Round("label", text)] if text.strip() else [])
-                for text in texts
+                self.files.encoder.prompt("cot", history=[Round("label", reply.text)] if reply.text.strip() else [])
+                for reply in labels
             ]
-        cots = self._ask(prompts, features_BND, self.config.cot_tokens)
-        return [self._parse(name, label, cot) for name, label, cot in zip(names, labels, cots, strict=False)]
+        cots = self._ask_strictly(
+            prompts, features_BND, self.config.cot_tokens, lambda text: parse_cot(text, units, allowed), len(names)
+        )
+        return [
+            Answer(
+                picture=name,
+                label_text=label.text,
+                label=label.value,
+                label_failure=label.failure,
+                cot_text=cot.text,
+                parsed=cot.value,
+                cot_failure=cot.failure,
+                stated_units=stated_units(cot.text, units),
+                tries=max(label.tries, cot.tries),
+            )
+            for name, label, cot in zip(names, labels, cots, strict=False)
+        ]
 
-    def _ask(self, prompts: list, features_BND: np.ndarray | jax.Array, room: int) -> list[tuple[str, bool]]:
+    def _ask_strictly(
+        self,
+        prompts: list[EncodedRow],
+        features_BND: np.ndarray | jax.Array,
+        room: int,
+        parse: Callable[[str], T],
+        asked: int,
+    ) -> list[_Reply[T]]:
+        """One reply per row. Of the first `asked` rows (the rest is filling), those that do not parse are asked again.
+
+        Sampling, and not a looser parser, mends what greedy decoding got wrong; a row that never parses keeps its
+        first text.
+        """
+        replies = [
+            _Reply(text, *_parsed(parse, text, cut), tries=1)
+            for text, cut in self._ask(prompts, features_BND, room, self.config.sampling)
+        ]
+        for attempt in range(1, self.config.retries + 1):
+            failed = [row for row in range(asked) if replies[row].failure is not None]
+            if not failed:
+                break
+            filled = _filled(np.asarray(features_BND)[failed], self.config.batch)
+            again = [prompts[row] for row in failed]
+            again += again[-1:] * (len(filled) - len(failed))
+            sampling = SamplingConfig(RETRY_TEMPERATURE, 1.0, self.config.sampling.seed + attempt)
+            for row, (text, cut) in zip(failed, self._ask(again, filled, room, sampling), strict=False):
+                value, failure = _parsed(parse, text, cut)
+                first = replies[row]
+                replies[row] = (
+                    _Reply(text, value, None, attempt + 1)
+                    if failure is None
+                    else _Reply(first.text, None, first.failure, attempt + 1)
+                )
+        return replies
+
+    def _ask(
+        self, prompts: list[EncodedRow], features_BND: np.ndarray | jax.Array, room: int, sampling: SamplingConfig
+    ) -> list[tuple[str, bool]]:
         """(text, whether it was cut off for lack of room) of every row."""
         tokenizer = self.files.encoder.tokenizer
         generated: Generated = generate(
-            self._decoder, self._params, Prompts.of(prompts, tokenizer.pad), features_BND, max_new_tokens=room,
-            eos=tokenizer.eos, pad=tokenizer.pad, sampling=self.config.sampling,
-        )  # fmt: skip
+            self._decoder,
+            self._params,
+            Prompts.of(prompts, tokenizer.pad),
+            features_BND,
+            max_new_tokens=room,
+            eos=tokenizer.eos,
+            pad=tokenizer.pad,
+            sampling=sampling,
+        )
         return [
             (decode_answer(tokens[:length], tokenizer), bool(cut))
             for tokens, length, cut in zip(generated.tokens, generated.lengths, generated.truncated, strict=True)
         ]
 
-    def _parse(self, name: str, label: tuple[str, bool], cot: tuple[str, bool]) -> Answer:
-        units, labels = vocabulary(self.files.vocabulary), self.files.labels
-        label_value, label_failure = _parsed(lambda text: parse_label(text, labels), *label)
-        parsed, cot_failure = _parsed(lambda text: parse_cot(text, units, labels), *cot)
-        return Answer(
-            picture=name,
-            label_text=label[0],
-            label=label_value,
-            label_failure=label_failure,
-            cot_text=cot[0],
-            parsed=parsed,
-            cot_failure=cot_failure,
-            stated_units=stated_units(cot[0], units),
-        )
+
+@dataclasses.dataclass(frozen=True)
+class _Reply(Generic[T]):
+    """A text, what it parses to, why it does not, and how often it was asked for."""
+
+    text: str
+    value: T | None
+    failure: str | None
+    tries: int
 
 
 def _parsed(parse: Callable[[str], T], text: str, truncated: bool) -> tuple[T | None, str | None]:

@@ -124,7 +124,7 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
     """Writes the whole model, adapters folded in, so that other tools open its parts (see the module's text).
 
     The folder appears complete or not at all. Position tables are exported as stored; a tower with resize "scale_0.1"
-    gives slightly other features in `transformers`, which resizes by size.
+    gives slightly other features in `transformers`, which knows "size" (and "antialias" with registers) only.
 
     Args:
       params: parameters of `ExpLLM(config)`.

@@ -13,17 +13,18 @@ import numpy as np  # noqa: E402
 from expllm_jax.errors import ExpllmError  # noqa: E402
 from expllm_jax.models import PAPER_TRAINABLE, merge, select  # noqa: E402
 from expllm_jax.parallel import MeshConfig, batch_sharding, make_mesh, shard_params  # noqa: E402
-from tests.models.sizes import WHOLE, random_params  # noqa: E402
+from tests.models.sizes import WHOLE, changed, random_params  # noqa: E402
 
+CONFIG = changed(WHOLE, vision_layers=())
 LARGEST = "decoder/blocks/mlp/gate/kernel"
 MESHES = {(1, 2, 2): 1 / 4, (2, 2, 1): 1 / 2}  # (data, fsdp, tensor), and the part of LARGEST a device holds
 
 
 def main() -> None:
-    graphdef, params = random_params(WHOLE)
+    graphdef, params = random_params(CONFIG)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 50, (4, 12))
-    tokens[:, 2:6] = WHOLE.image_token
+    tokens[:, 2:6] = CONFIG.image_token
     batch = {
         "tokens": tokens,
         "positions": np.broadcast_to(np.arange(12), (4, 12)),
