@@ -141,16 +141,21 @@ def test_a_second_demo_reuses_everything(run):
     assert told["folder"] == str(run) and told["metrics"] == json.loads((run / "metrics.json").read_text())
 
 
-def test_eval_tells_the_metrics_to_programs_and_people(run):
+def test_eval_tells_programs_the_metrics(run):
     outcome = expllm("eval", "--run", run, "--json")
     assert outcome.status == 0 and "answering 14/14" in outcome.err
     assert json.loads(outcome.out) == json.loads((run / "metrics.json").read_text())
+    assert Image.open(run / "plots" / "confusion_mild.png").size > (100, 100)
+
+
+def test_eval_tells_people_the_metrics(run, monkeypatch):
+    evaluate = assessment.evaluate_run
+    monkeypatch.setattr(assessment, "evaluate_run", lambda folder, *, overwrite: evaluate(folder))  # asks nobody again
     text = expllm("eval", "--run", run).out
     assert "accuracy_mild" in text and "unparsable" in text and str(run / "report.html") in text
     assert [line.split()[0] for line in text.splitlines() if line.endswith("  1")] == [
         "Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger"
     ]  # fmt: skip
-    assert Image.open(run / "plots" / "confusion_mild.png").size > (100, 100)
 
 
 def test_answers_of_an_earlier_checkpoint_are_not_taken_for_the_latest(run):

@@ -4,7 +4,7 @@
 functions say what a run folder and an export hold.
 """
 
-from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, decoding_def, generate
+from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, generate
 from expllm_jax.infer.predict import Answer, PredictConfig, Predictor
 from expllm_jax.infer.run_files import (
     MODEL,
@@ -27,7 +27,6 @@ __all__ = [
     "Predictor",
     "Prompts",
     "SamplingConfig",
-    "decoding_def",
     "export_run",
     "generate",
     "read_model_files",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLM, ExpLLMConfig, KVCache, ModelDef, Params, abstract, attention_mask, merge
+from expllm_jax.models import ExpLLM, KVCache, ModelDef, Params, attention_mask, merge
 from expllm_jax.records import EncodedRow, pad_row
 
 
@@ -61,17 +61,6 @@ class Prompts(NamedTuple):
         return cls(*(np.stack([getattr(row, name) for row in padded]) for name in ("tokens", "positions", "segments")))
 
 
-def decoding_def(config: ExpLLMConfig) -> ModelDef:
-    """The definition to generate with on this platform: with its layers unrolled on CPUs.
-
-    There the loop over layers costs about as much as the arithmetic of one token; accelerators gain nothing from it and
-    would compile longer. Parameters are the same.
-    """
-    if jax.default_backend() == "cpu":
-        config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, unroll=True))
-    return abstract(config)[0]
-
-
 def generate(
     graphdef: ModelDef,
     params: Params,
@@ -89,7 +78,7 @@ def generate(
     ended. A shape of inputs is compiled once.
 
     Args:
-      graphdef, params: of an ExpLLM; see `decoding_def`.
+      graphdef, params: of an ExpLLM.
       prompts: rows that end where the answer begins. Lengths may differ.
       features_BND: each row's picture, tower features as `ExpLLM.encode` gives them.
       max_new_tokens: G, at least 1.
@@ -148,6 +137,9 @@ def _generate(
         0,
     )
     h_B1E = jnp.take_along_axis(h_BTE, last_B[:, None, None], 1)
+    # On CPUs a loop over stacked layers would cut each one's weights out of the stack again for every token;
+    # accelerators gain nothing from separate layers and would compile longer.
+    layers = model.decoder.unstacked() if jax.default_backend() == "cpu" else None
 
     def unfinished(turn: _Turn) -> jax.Array:
         return (turn.made < max_new_tokens) & ~jnp.all(turn.ended_B)
@@ -162,6 +154,7 @@ def _generate(
             attention_mask(segments_BS, start=slot, queries=1),
             turn.cache,
             slot,
+            layers=layers,
         )
         return _Turn(
             turn.made + 1,

@@ -14,7 +14,7 @@ import numpy as np
 from expllm_jax.cot import ParsedCot, UnparsableAnswer, parse_cot, parse_label, stated_units
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import vocabulary
-from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, decoding_def, generate
+from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, generate
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
 from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, read_picture, square
@@ -75,7 +75,7 @@ class Predictor:
     def __init__(self, files: ModelFiles, params: Params, config: PredictConfig | None = None) -> None:
         self.files, self.config = files, config or PredictConfig()
         plain, self._params = merged(files.config, params)
-        self._tower, self._decoder = abstract(plain)[0], decoding_def(plain)
+        self._graphdef = abstract(plain)[0]
         self._prompt = {task: files.encoder.prompt(task) for task in ("label", "cot")}
 
     @classmethod
@@ -126,7 +126,7 @@ class Predictor:
 
     def encode(self, pixels_BHWC: np.ndarray | jax.Array) -> jax.Array:
         """Normalised pixels -> the tower's features [B, N, D]."""
-        return _encode(self._tower, self._params, pixels_BHWC)
+        return _encode(self._graphdef, self._params, pixels_BHWC)
 
     def _answer_all(
         self, names: list[str], features: Iterable[np.ndarray | jax.Array], report: Callable[[int], None] | None
@@ -216,7 +216,7 @@ class Predictor:
         """(text, whether it was cut off for lack of room) of every row."""
         tokenizer = self.files.encoder.tokenizer
         generated: Generated = generate(
-            self._decoder,
+            self._graphdef,
             self._params,
             Prompts.of(prompts, tokenizer.pad),
             features_BND,

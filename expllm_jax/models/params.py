@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 import jax
@@ -74,11 +74,21 @@ def abstract(config: Buildable) -> tuple[ModelDef, AbstractParams]:
     return found[0], {path: shapes[path] for path in found[0].paths}
 
 
-def init(config: Buildable, seed: int = 0) -> tuple[ModelDef, Params]:
-    """The definition and fresh parameters, which are a function of the configuration and `seed` alone."""
+def init(config: Buildable, seed: int = 0, *, without: Collection[str] = ()) -> tuple[ModelDef, Params]:
+    """The definition and fresh parameters, which are a function of the configuration and `seed` alone.
+
+    Those at the paths `without`, for which the caller has pre-trained values, are neither drawn nor returned; the
+    others are the same as ever.
+    """
     graphdef, _ = abstract(config)
-    params = jax.jit(lambda key: split(config.build(nnx.Rngs(key)))[1])(jax.random.key(seed))
-    return graphdef, {path: params[path] for path in graphdef.paths}
+    wanted = [path for path in graphdef.paths if path not in without]
+
+    def draw(key: jax.Array) -> Params:
+        params = split(config.build(nnx.Rngs(key)))[1]
+        return {path: params[path] for path in wanted}
+
+    params = jax.jit(draw)(jax.random.key(seed))
+    return graphdef, {path: params[path] for path in wanted}
 
 
 def select(params: Mapping[str, jax.Array], patterns: Iterable[str]) -> tuple[Params, Params]:

@@ -19,7 +19,9 @@ from expllm_jax.models.layers.linear import INIT_STD
 from expllm_jax.models.lora import LoRAConfig
 from expllm_jax.parallel import attention, constrain
 
-RESIZES = ("size", "scale_0.1")
+# How the position table is fitted to another grid, always bicubic: "size" as Hugging Face's Dinov2Model; "scale_0.1" as
+# Meta's code, which asks for a grid of size + 0.1; "antialias" as both do it for towers with registers.
+RESIZES = ("size", "scale_0.1", "antialias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ViTConfig:
     layer_norm_eps: float = 1e-6  # of every LayerNorm
     registers: int = 0  # extra tokens without a position; 4 in the `_reg` checkpoints
     layer_scale: bool = True  # learned per-channel factor on both residual branches
-    resize: str = "size"  # position table: "size" = Hugging Face; "scale_0.1" = Meta's code, which adds 0.1 to the grid
+    resize: str = "size"  # how the position table is fitted to another grid: size, scale_0.1, antialias (see RESIZES)
     unroll: bool = False  # unroll the blocks instead of scanning them; same parameters
     remat: str = "none"  # what the backward pass computes again: none, full, dots
     dtype: str = "float32"  # compute dtype
@@ -235,11 +237,12 @@ class ViT(nnx.Module):
         native = self.config.native_grid
         if (down, across) == (native, native):
             return table_ND
-        # Meta's code asks for a grid of size + 0.1, so that rounding never loses a row; that moves every sample a
-        # little.
+        # Meta added 0.1 so that rounding never loses a row; it moves every sample a little.
         extra = 0.1 if self.config.resize == "scale_0.1" else 0.0
-        rows = bicubic_matrix(native, down, (down + extra) / native)
-        columns = bicubic_matrix(native, across, (across + extra) / native)
+        rows, columns = (
+            bicubic_matrix(native, size, (size + extra) / native, antialias=self.config.resize == "antialias")
+            for size in (down, across)
+        )
         table_HWD = table_ND.reshape(native, native, -1)
         resized = jnp.einsum("yh,hwd,xw->yxd", rows, table_HWD, columns, precision="highest")
         return resized.reshape(down * across, -1)

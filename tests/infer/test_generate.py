@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.infer import Prompts, SamplingConfig, decoding_def, generate
+from expllm_jax.infer import Prompts, SamplingConfig, generate
 from expllm_jax.models import merge
 from tests.train.tiny import TinySource, branched_row, tiny_config, tiny_model
 
@@ -120,10 +120,6 @@ def test_sampling_follows_the_distribution(model, prompts) -> None:
     order = np.argsort(-probabilities)
     size = int(np.searchsorted(np.cumsum(probabilities[order]), 0.5)) + 1
     assert set(drawn) == set(order[:size])
-
-
-def test_decoding_is_unrolled_on_cpus_only() -> None:
-    assert decoding_def(tiny_config()) == tiny_model(tiny_config(unroll=jax.default_backend() == "cpu"))[0]
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}])

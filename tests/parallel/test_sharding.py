@@ -54,7 +54,10 @@ def test_every_parameter_of_every_size_has_a_rule_of_its_rank(name):
 
 
 def test_the_table_of_the_7b_model_is_the_recorded_one():
-    """A change here moves memory and traffic of every large run: it has to be meant."""
+    """A change here moves memory and traffic of every large run: it has to be meant.
+
+    To record it again, write `specs` to the golden file with `json.dump(specs, file, indent=1)`.
+    """
     specs = {path: str(partition_spec(path, leaf.shape)) for path, leaf in abstract(expllm_7b())[1].items()}
     assert specs == json.loads(GOLDEN.read_text())
 
