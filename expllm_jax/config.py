@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import importlib.util
 import json
 import math
@@ -126,6 +125,11 @@ class Experiment:
             raise ExpllmError(
                 "cache_features is on, but the tower has adapters that train, so its features change every step",
                 "set model.vision_lora.rank=0, or cache_features=false",
+            )
+        if self.train.validate_every:
+            raise ExpllmError(
+                f"train.validate_every is {self.train.validate_every}, but no validation people are rendered",
+                "set train.validate_every=0; the test people are for `expllm eval` alone",
             )
         wanted = self.model.image_tokens(PICTURE_SIZE, PICTURE_SIZE)
         if self.records.image_tokens != wanted:
@@ -360,14 +364,6 @@ def render(experiment: Experiment) -> str:
     return "".join(
         f"{key} = {json.dumps(to_json(value), ensure_ascii=False)}\n" for key, value in flatten(experiment).items()
     )
-
-
-def fingerprint(*parts: Any) -> str:
-    """Short SHA-256 of configurations: what a stage's folder is stamped with, so that it is reused only when
-    nothing changed.
-    """
-    text = json.dumps([to_json(part) for part in parts], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -107,3 +107,20 @@ def test_select_refuses_a_pattern_that_matches_nothing():
         select(params, [r".*/lora_[ab]"])
     with pytest.raises(ExpllmError, match="not a regular expression"):
         select(params, ["("])
+
+
+def test_parameters_that_will_be_loaded_are_not_drawn_and_the_others_do_not_change():
+    graphdef, whole = init(DECODER, 3)
+    loaded = [path for path in whole if path.startswith("blocks/mlp/")]
+    same_graphdef, rest = init(DECODER, 3, without=loaded)
+    assert same_graphdef == graphdef
+    assert set(rest) == set(whole) - set(loaded)
+    for path, leaf in rest.items():
+        np.testing.assert_array_equal(leaf, whole[path])
+
+
+def test_fresh_kernels_have_the_spread_that_was_asked_for():
+    fixed, scaled = init(changed(DECODER, init_std=0.02))[1], init(changed(DECODER, init_std=0.0))[1]
+    kernel = "blocks/mlp/down/kernel"  # 3 x 64 x 48 draws: the spread is known to 1 %
+    assert np.std(fixed[kernel]) == pytest.approx(0.02, rel=0.05)
+    assert np.std(scaled[kernel]) == pytest.approx(DECODER.mlp_width**-0.5, rel=0.05)
