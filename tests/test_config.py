@@ -296,8 +296,3 @@ def test_a_folder_that_a_killed_command_had_just_begun_is_taken_up(tmp_path):
     stages.open_folder(tmp_path, TINY, lambda text: None, command=["expllm", "train", "my tiny.py"])
     assert (tmp_path / "command.txt").read_text() == "expllm train 'my tiny.py'\n"
     assert stages.reopen_folder(tmp_path, lambda text: None).experiment == TINY
-
-
-def test_fingerprints_tell_experiments_apart():
-    assert config.fingerprint(TINY) == config.fingerprint(load_experiment("tiny"))
-    assert config.fingerprint(TINY) != config.fingerprint(override(TINY, ["train.seed=1"]))
