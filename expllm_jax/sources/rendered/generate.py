@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from expllm_jax.faces import BASIC_7, Annotation, arkit_from_facs, facs_from_ark
 from expllm_jax.sources.rendered.head import HeadModel, load_head
 from expllm_jax.sources.rendered.identity import Identity, sample_identity
 from expllm_jax.sources.rendered.regimes import INDEPENDENT, REGIMES, sample_units
-from expllm_jax.sources.rendered.scene import SIZE, Picture, render, sample_scene
+from expllm_jax.sources.rendered.scene import Picture, render, sample_scene
 
 RENDERER_VERSION = "1"  # part of the provenance; raise it when pictures of the same seed change
 ANNOTATIONS_FILE = "annotations.jsonl"
@@ -183,8 +183,3 @@ def generate(
             "name a folder on a disk that has room and that you may write to",
         ) from error
     return folder / ANNOTATIONS_FILE
-
-
-def describe(config: RenderedConfig) -> dict[str, object]:
-    """What a report says about the data set; JSON values."""
-    return {"source": "rendered", "renderer": RENDERER_VERSION, "picture_size": SIZE, **asdict(config)}
