@@ -28,7 +28,7 @@ from expllm_jax.evaluate import (
 )
 from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.infer import Answer, Predictor, export_run, read_model_files, read_run_params
-from expllm_jax.records import RecordSource, open_records
+from expllm_jax.records import Record, open_records
 from expllm_jax.stages import RunFolder, predictor
 from expllm_jax.train import Progress
 from expllm_jax.weights import export_safetensors
@@ -148,17 +148,17 @@ def shown(metrics: Metrics, key: str) -> str:
 
 def _answer_split(run: RunFolder, model: Predictor, split: str, report: Callable[[int], None]) -> list[EvaluatedFace]:
     source = open_records(run.records, split)
-    names = [source[index].annotation.picture for index in range(len(source))]
-    answers = model.answer([run.faces / name for name in names], report=report)
-    return [_evaluated(run, source, index, answer) for index, answer in enumerate(answers)]
+    records = [source[index] for index in range(len(source))]
+    answers = model.answer([run.faces / record.annotation.picture for record in records], report=report)
+    return [_evaluated(run, split, record, answer) for record, answer in zip(records, answers, strict=True)]
 
 
-def _evaluated(run: RunFolder, source: RecordSource, index: int, answer: Answer) -> EvaluatedFace:
-    truth = source[index].annotation
+def _evaluated(run: RunFolder, split: str, record: Record, answer: Answer) -> EvaluatedFace:
+    truth = record.annotation
     return EvaluatedFace(
-        record=source[index].id,
+        record=record.id,
         identity=truth.identity,
-        split=source.split,
+        split=split,
         expression=truth.expression or "",
         units=dict(truth.units[run.experiment.narrator.vocabulary]),
         label_text=answer.label_text,
