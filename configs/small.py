@@ -21,8 +21,8 @@ def experiment() -> Experiment:
         weights=WeightsConfig(vision="dinov2-s", decoder="smollm2"),
         records=EncodeConfig(image_tokens=256),
         model=ExpLLMConfig(
-            vision=vit_s14(),
-            decoder=smollm2_135m(max_length=2048),
+            vision=vit_s14(remat="dots"),
+            decoder=smollm2_135m(max_length=2048, remat="dots"),
             vision_lora=lora,
             decoder_lora=lora,
         ),

@@ -18,6 +18,7 @@ from jax import lax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models.layers import REMAT_POLICIES, Linear, RMSNorm, apply_rope, rope_tables, run_layers
+from expllm_jax.models.layers.cross_entropy import TokenLosses, head_cross_entropy
 from expllm_jax.models.layers.linear import INIT_STD
 from expllm_jax.models.layers.rope import parse_rope_scaling
 from expllm_jax.models.lora import LoRAConfig
@@ -141,7 +142,7 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = cache.updated(layer, step.cache_index, k, v)
             k, v = cache.layer(layer)
-        o_BTHh = attention(q, k, v, step.mask_BTS)
+        o_BTHh = attention(q, k, v, step.mask_BTS, causal=cache is None)
         return self.o(o_BTHh.reshape(B, T, heads * h), key(3)), cache
 
 
@@ -267,6 +268,13 @@ class Decoder(nnx.Module):
             jax.tree.map(lambda leaf, i=index: lax.index_in_dim(leaf, i, keepdims=False), self.blocks)
             for index in range(self.config.depth)
         ]
+
+    def token_losses(self, h_BSD: jax.Array, targets_BS: jax.Array) -> TokenLosses:
+        """Cross-entropy of the head's scores of final-normed states against token ids, float32 (B, S) each."""
+        B, S, D = h_BSD.shape
+        table_VD = self.embedding[...] if self.lm_head is None else self.lm_head.kernel[...].T
+        losses = head_cross_entropy(h_BSD.reshape(B * S, D), table_VD, targets_BS.reshape(B * S))
+        return TokenLosses(*(x_N.reshape(B, S) for x_N in losses))
 
     def logits(self, h_BTD: jax.Array) -> jax.Array:
         """(..., D) final-normed states -> (..., V) float32 scores."""

@@ -16,6 +16,7 @@ from jax import lax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models.decoder import Decoder, DecoderConfig, vicuna_7b
+from expllm_jax.models.layers.cross_entropy import TokenLosses
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import Params
 from expllm_jax.models.projector import Projector, ProjectorConfig
@@ -125,6 +126,10 @@ class ExpLLM(nnx.Module):
         """Final-normed states (B, T, E) of whole rows; `logits` of state t scores token t + 1 of the same branch."""
         x_BTE = self.embed(tokens_BT, features_BMND)
         return self.decoder(x_BTE, positions_BT, attention_mask(segments_BT), dropout_key=dropout_key)[0]
+
+    def token_losses(self, h_BSE: jax.Array, targets_BS: jax.Array) -> TokenLosses:
+        """What `logits` would cost at these targets, without making them all; see `Decoder.token_losses`."""
+        return self.decoder.token_losses(h_BSE, targets_BS)
 
     def logits(self, h_BTE: jax.Array) -> jax.Array:
         """(..., E) -> (..., V) float32."""

@@ -4,6 +4,7 @@ Everything that depends on the number or kind of devices is decided here; the mo
 """
 
 from expllm_jax.parallel.attention import attention
+from expllm_jax.parallel.cpu_attention import SAVED as SAVED_ATTENTION
 from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
 from expllm_jax.parallel.sharding import (
     ACTIVATION_RULES,
@@ -15,6 +16,7 @@ from expllm_jax.parallel.sharding import (
     param_shardings,
     partition_spec,
     shard_params,
+    shards,
 )
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "LOGICAL_AXES",
     "MESH_AXES",
     "PARAM_RULES",
+    "SAVED_ATTENTION",
     "MeshConfig",
     "attention",
     "batch_sharding",
@@ -31,4 +34,5 @@ __all__ = [
     "param_shardings",
     "partition_spec",
     "shard_params",
+    "shards",
 ]

@@ -8,6 +8,7 @@ be replicated.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -63,6 +64,7 @@ ACTIVATION_RULES: dict[str, tuple[str, ...]] = {
     "kv_heads_BSKh": ("batch", "whole", "kv_heads?", "whole"),
     "mlp_BTF": ("batch", "whole", "mlp"),
     "logits_BTV": ("batch", "whole", "vocab?"),
+    "scores_NPC": ("batch?", "vocab?", "whole"),  # rows and tokens in one axis; P is how often the vocabulary is split
 }
 
 
@@ -131,6 +133,13 @@ def shard_params(params: Mapping[str, jax.Array], mesh: Mesh) -> dict[str, jax.A
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of every array of a batch: the first axis over data and fsdp, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(LOGICAL_AXES["batch"]))
+
+
+def shards(logical_axis: str, size: int) -> int:
+    """Over how many devices of the entered mesh such an axis is split; 1 where it does not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in LOGICAL_AXES[logical_axis])
+    return devices if size % devices == 0 else 1
 
 
 def constrain(x: jax.Array, name: str) -> jax.Array:

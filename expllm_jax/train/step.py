@@ -1,7 +1,7 @@
 """One update, and one measurement, as pure functions of their arguments.
 
-Shape letters: B rows, T tokens, S supervised positions of a row (static, padded), E decoder width, V vocabulary, N
-image tokens, D vision width, A micro-batches.
+Shape letters: B rows, T tokens, S supervised positions of a row (static, padded), E decoder width, N image
+tokens, D vision width, A micro-batches.
 
 A batch is what `records.batches` yields: `tokens positions segments` int32 [B, T], `loss_weights` float32 [B, T], and
 either `features` [B, N, D] or `pixels` [B, H, W, 3]. Other keys are ignored.
@@ -123,14 +123,11 @@ def _sums(graphdef: ModelDef, params: Params, batch: Batch, supervised: int, key
     targets_BS = jnp.take_along_axis(batch["tokens"], where_BS, 1)
     # A token is predicted from the one before it in the row, which is of the same branch: answers never open one.
     h_BSE = jnp.take_along_axis(h_BTE, jnp.maximum(where_BS - 1, 0)[..., None], 1)
-    logits_BSV = model.logits(h_BSE)
-    gold_BS = jnp.take_along_axis(logits_BSV, targets_BS[..., None], 2)[..., 0]
-    nll_BS = jax.nn.logsumexp(logits_BSV, -1) - gold_BS
-    correct_BS = gold_BS >= logits_BSV.max(-1)
+    losses = model.token_losses(h_BSE, targets_BS)
     # `where`, and not only a weight of 0: the states of padding rows may be anything.
-    nll = jnp.sum(jnp.where(weights_BS > 0, weights_BS * nll_BS, 0.0))
+    nll = jnp.sum(jnp.where(weights_BS > 0, weights_BS * losses.nll, 0.0))
     return _Sums(
-        nll=jnp.where(complete, nll, jnp.nan), weight=jnp.sum(weights_BS), correct=jnp.sum(weights_BS * correct_BS)
+        nll=jnp.where(complete, nll, jnp.nan), weight=jnp.sum(weights_BS), correct=jnp.sum(weights_BS * losses.correct)
     )
 
 

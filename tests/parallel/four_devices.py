@@ -36,7 +36,9 @@ def main() -> None:
         model = merge(graphdef, trainable | frozen)
         features = model.encode(batch["pixels"])[:, None]
         h = model(batch["tokens"], batch["positions"], batch["segments"], features)
-        return -jax.nn.log_softmax(model.logits(h))[..., 3].mean()
+        return (
+            -jax.nn.log_softmax(model.logits(h))[..., 3].mean() + model.token_losses(h, batch["tokens"] % 48).nll.mean()
+        )
 
     def run(shape):
         mesh = make_mesh(MeshConfig(*shape), jax.devices()[: int(np.prod(shape))])

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.parallel import attention, make_mesh
+from expllm_jax.models.layers import REMAT_POLICIES
+from expllm_jax.parallel import attention, cpu_attention, make_mesh
 
 
 def reference(q, k, v, mask):
@@ -69,18 +70,43 @@ def test_large_scores_do_not_overflow():
     np.testing.assert_allclose(run(q * 1e3, k, v, mask), reference(q * 1e3, k, v, mask), atol=1e-4)
 
 
-def test_gradient_is_the_same_with_and_without_the_loop_over_rows():
-    """One row at a time is how the CPU computes; under a mesh, or for one row, it is not."""
-    q, k, v, mask = random_case(3, 3, 5, 5, 4, 2)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+def test_gradient_of_the_cpu_kernel_is_that_of_plain_attention(causal, heads, monkeypatch):
+    """The kernel computes its scores again in blocks; plain attention, which other platforms run, is differentiated by
+    JAX. Blocks of 3 queries, so that several of different sizes occur."""
+    monkeypatch.setattr(cpu_attention, "_CAUSAL_BLOCK", 3)
+    q, k, v, mask = random_case(3, 3, 11, 11, *heads)
+    mask[:, :, 0] = True
 
-    def loss(q, k, v, mask):
-        return (attention(q, k, v, mask) ** 2).sum()
+    def loss(attend):
+        def value(q, k, v):
+            return jnp.sin(attend(q, k, v) * 3).sum()
 
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    whole = gradient(q, k, v, mask)
-    rows = [gradient(*(x[i : i + 1] for x in (q, k, v, mask))) for i in range(3)]
-    for together, *apart in zip(whole, *rows, strict=True):
-        np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-5)
+        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(q, k, v)
+
+    def plain(q, k, v):
+        seen = mask & np.tril(np.ones((11, 11), bool)) if causal else mask
+        k, v = (jnp.repeat(x, heads[0] // heads[1], 2) for x in (k, v))
+        return jax.nn.dot_product_attention(q, k, v, mask=jnp.asarray(seen)[:, None], implementation="xla")
+
+    value, gradients = loss(lambda q, k, v: attention(q, k, v, mask, causal=causal))
+    expected, expected_gradients = loss(plain)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=2e-5)
+
+
+def test_rematerialisation_does_not_run_the_kernel_again():
+    q, k, v, mask = random_case(4, 2, 5, 5, 2, 2)
+
+    def loss(q, policy):
+        return jax.checkpoint(lambda q: attention(q, k, v, mask), policy=policy)(q).sum()
+
+    def exponentials(policy):
+        return str(jax.make_jaxpr(jax.grad(lambda q: loss(q, policy)))(q)).count("exp ")
+
+    assert exponentials(REMAT_POLICIES["dots"]) < exponentials(REMAT_POLICIES["full"])
 
 
 def test_bfloat16_stays_bfloat16_and_close():

@@ -117,8 +117,8 @@ def test_logits_are_made_for_supervised_tokens_only(model) -> None:
     source = TinySource(2)
     batch = batch_of(source.rows, source.features, length=40)
     text = jax.jit(make_eval_step(graphdef, supervised=9)).lower({}, params, batch).as_text()
-    assert "4x9x48x" in text  # B x S x V
-    assert "4x40x48x" not in text and "160x48x" not in text
+    assert "36x1x48x" in text  # B * S x parts x V
+    assert "4x40x48x" not in text and "160x48x" not in text and "160x1x48x" not in text
 
 
 @pytest.mark.parametrize("parts", [2, 4])

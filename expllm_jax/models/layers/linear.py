@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from expllm_jax.models.layers.dropout import dropout
 from expllm_jax.models.lora import LoRAConfig
 
 INIT_STD = 0.02  # of every dense kernel and embedding, as in DINOv2 and LLaMA
@@ -55,8 +56,7 @@ class Linear(nnx.Module):
         if self.lora:
             z = x.astype(jnp.float32)
             if dropout_key is not None and self.lora.dropout:
-                keep = 1.0 - self.lora.dropout
-                z = jnp.where(jax.random.bernoulli(dropout_key, keep, z.shape), z / keep, 0.0)
+                z = dropout(z, dropout_key, self.lora.dropout)
             delta = (z @ self.lora_a[...]) @ self.lora_b[...] * self.lora.scaling
             y = y + delta.astype(self.dtype)
         return y

@@ -8,13 +8,18 @@ from typing import Any, TypeVar
 import jax
 from jax import lax
 
+from expllm_jax.parallel import SAVED_ATTENTION
+
 Carry = TypeVar("Carry")
 
 # What the backward pass keeps instead of computing again. "none" keeps everything (no rematerialisation).
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED_ATTENTION),
+    ),
 }
 
 
