@@ -38,7 +38,8 @@ TOKENIZERS = ("sentencepiece", "smollm2")
 DECODER_WEIGHTS = ("random", "smollm2")
 # Pre-trained weights → the shape they have, and the fields that must agree with it.
 _TOWERS = {"dinov2-s": vit_s14()}
-_TOWER_SHAPE = ("width", "depth", "heads", "mlp_ratio", "patch", "native_grid", "registers", "layer_scale")
+_TOWER_SHAPE = ("width", "depth", "heads", "mlp_ratio", "patch", "native_grid", "family", "feed_forward", "registers",
+                "layer_scale")  # fmt: skip
 _DECODERS = {"smollm2": smollm2_135m()}
 _DECODER_SHAPE = ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "rope_theta", "norm_eps",
                   "tied", "qkv_bias")  # fmt: skip

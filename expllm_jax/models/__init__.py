@@ -9,7 +9,8 @@ from expllm_jax.models.expllm import PAPER_TRAINABLE, ExpLLM, ExpLLMConfig, atte
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
-from expllm_jax.models.vit import ViT, ViTConfig, vit_b14, vit_l14, vit_s14
+from expllm_jax.models.vit import ViT, ViTConfig
+from expllm_jax.models.vit_sizes import clip_l14, siglip_b16, siglip_so400m14, vit_b14, vit_g14, vit_l14, vit_s14
 
 __all__ = [
     "PAPER_TRAINABLE",
@@ -28,6 +29,7 @@ __all__ = [
     "ViTConfig",
     "abstract",
     "attention_mask",
+    "clip_l14",
     "count",
     "expllm_7b",
     "init",
@@ -35,10 +37,13 @@ __all__ = [
     "merge_lora",
     "merged",
     "select",
+    "siglip_b16",
+    "siglip_so400m14",
     "smollm2_135m",
     "split",
     "vicuna_7b",
     "vit_b14",
+    "vit_g14",
     "vit_l14",
     "vit_s14",
 ]

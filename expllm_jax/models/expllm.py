@@ -20,7 +20,8 @@ from expllm_jax.models.layers.cross_entropy import TokenLosses
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import Params
 from expllm_jax.models.projector import Projector, ProjectorConfig
-from expllm_jax.models.vit import ViT, ViTConfig, vit_l14
+from expllm_jax.models.vit import ViT, ViTConfig
+from expllm_jax.models.vit_sizes import vit_l14
 
 # What trains in the paper: adapters in both towers, and the whole projector.
 PAPER_TRAINABLE = (r".*/lora_[ab]", r"projector/.*")

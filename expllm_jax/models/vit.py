@@ -1,8 +1,10 @@
-"""DINOv2 vision tower: pictures in, patch tokens out.
+"""Vision towers: pictures in, patch tokens out. One module for DINOv2, CLIP and SigLIP; sizes are in `vit_sizes`.
 
-Shape letters: B pictures, H W pixels, C 3 colours, N patch tokens, T = 1 + registers + N tokens, D width, A heads,
-h = D // A, L blocks.
-Source: Oquab et al., "DINOv2" (2023); Darcet et al., "Vision Transformers Need Registers" (2023).
+Shape letters: B pictures, H W pixels, C 3 colours, N patch tokens, T = CLS token (if any) + registers + N tokens, D
+width, F hidden width of the feed-forward, A heads, h = D // A, L blocks.
+Source: Oquab et al., "DINOv2" (2023); Darcet et al., "Vision Transformers Need Registers" (2023); Radford et al.,
+"Learning Transferable Visual Models From Natural Language Supervision" (2021); Zhai et al., "Sigmoid Loss for Language
+Image Pre-Training" (2023).
 """
 
 from __future__ import annotations
@@ -14,29 +16,62 @@ import jax.numpy as jnp
 from flax import nnx
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models.layers import REMAT_POLICIES, LayerNorm, Linear, bicubic_matrix, gelu, run_layers
+from expllm_jax.models.layers import (
+    ACTIVATIONS,
+    REMAT_POLICIES,
+    LayerNorm,
+    Linear,
+    bicubic_matrix,
+    branch_factors,
+    run_layers,
+)
 from expllm_jax.models.layers.linear import INIT_STD
 from expllm_jax.models.lora import LoRAConfig
 from expllm_jax.parallel import attention, constrain
 
-# How the position table is fitted to another grid, always bicubic: "size" as Hugging Face's Dinov2Model; "scale_0.1" as
-# Meta's code, which asks for a grid of size + 0.1; "antialias" as both do it for towers with registers.
+# How the position table is fitted to another grid, always bicubic: "size" as Hugging Face does for DINOv2, CLIP and
+# SigLIP; "scale_0.1" as Meta's code, which asks for a grid of size + 0.1; "antialias" as both do it for DINOv2 with
+# registers.
 RESIZES = ("size", "scale_0.1", "antialias")
 
 
 @dataclasses.dataclass(frozen=True)
+class Family:
+    """What the towers of one origin have in common, whatever their size."""
+
+    cls_token: bool  # a CLS token with a position of its own goes before the patches
+    pre_norm: bool  # a LayerNorm between the embedding and the first block; the patch embedding has no bias then
+    final_norm: bool  # a LayerNorm on the patch tokens that are returned
+    dino: bool  # may have LayerScale, register tokens and a SwiGLU feed-forward
+
+
+# CLIP's last norm belongs to its head: it is applied to the CLS token alone, never to patch tokens, so it is no part of
+# the tower. SigLIP's is applied to every token; what comes behind it there, attention pooling, is left out.
+FAMILIES = {
+    "dinov2": Family(cls_token=True, pre_norm=False, final_norm=True, dino=True),
+    "clip": Family(cls_token=True, pre_norm=True, final_norm=False, dino=False),
+    "siglip": Family(cls_token=False, pre_norm=False, final_norm=True, dino=False),
+}
+SWIGLU = "swiglu"
+FEED_FORWARDS = (*ACTIVATIONS, SWIGLU)
+
+
+@dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """Shape of a DINOv2 tower. Sizes: `vit_s14`, `vit_b14`, `vit_l14`."""
+    """Shape of a tower. Published sizes are functions in `vit_sizes`."""
 
     width: int  # D, divisible by heads
     depth: int  # L, blocks
     heads: int  # A, attention heads
-    mlp_ratio: float = 4.0  # hidden width of the MLP / D
+    mlp_ratio: float = 4.0  # hidden width of the MLP / D; SwiGLU takes two thirds of it
     patch: int = 14  # pixels of a patch's side
     native_grid: int = 37  # patches per side of the stored position table (518 px / 14)
     layer_norm_eps: float = 1e-6  # of every LayerNorm
-    registers: int = 0  # extra tokens without a position; 4 in the `_reg` checkpoints
-    layer_scale: bool = True  # learned per-channel factor on both residual branches
+    family: str = "dinov2"  # whose tower it is: dinov2, clip, siglip (see FAMILIES)
+    feed_forward: str = "gelu"  # activation of the MLP: gelu, gelu_tanh, quick_gelu; or swiglu, a gated MLP (DINOv2-g)
+    registers: int = 0  # extra tokens without a position; 4 in the `_reg` checkpoints of DINOv2
+    layer_scale: bool = True  # learned per-channel factor on both residual branches; DINOv2 only
+    drop_path: float = 0.0  # rate of stochastic depth in training, equal in all blocks (see layers/drop_path.py)
     resize: str = "size"  # how the position table is fitted to another grid: size, scale_0.1, antialias (see RESIZES)
     unroll: bool = False  # unroll the blocks instead of scanning them; same parameters
     remat: str = "none"  # what the backward pass computes again: none, full, dots
@@ -49,8 +84,18 @@ class ViTConfig:
                 raise ExpllmError(f"vision {name} is {getattr(self, name)}", "give a positive number")
         if self.width % self.heads:
             raise ExpllmError(f"vision width {self.width} is not divisible by {self.heads} heads", "change either")
+        if self.family not in FAMILIES:
+            raise ExpllmError(f"vision family is {self.family!r}", f"choose from {', '.join(FAMILIES)}")
+        if self.feed_forward not in FEED_FORWARDS:
+            raise ExpllmError(
+                f"vision feed_forward is {self.feed_forward!r}", f"choose from {', '.join(FEED_FORWARDS)}"
+            )
         if self.registers < 0:
             raise ExpllmError(f"vision registers is {self.registers}", "give 0 or a positive number")
+        if not FAMILIES[self.family].dino:
+            self._refuse_what_only_dinov2_has()
+        if not 0 <= self.drop_path < 1:
+            raise ExpllmError(f"vision drop_path is {self.drop_path}", "give a rate 0 <= rate < 1; 0 turns it off")
         if self.mlp_width < 1:
             raise ExpllmError(f"vision mlp_ratio is {self.mlp_ratio}", "give a positive ratio; DINOv2's is 4")
         if self.resize not in RESIZES:
@@ -58,10 +103,28 @@ class ViTConfig:
         if self.remat not in REMAT_POLICIES:
             raise ExpllmError(f"vision remat is {self.remat!r}", f"choose from {', '.join(REMAT_POLICIES)}")
 
+    def _refuse_what_only_dinov2_has(self) -> None:
+        for key, value, without in (
+            ("registers", self.registers, "0"),
+            ("layer_scale", self.layer_scale, "False"),
+            ("feed_forward", self.feed_forward if self.feed_forward == SWIGLU else "", "'gelu'"),
+        ):
+            if value:
+                raise ExpllmError(
+                    f"vision family {self.family!r} with {key}={value!r}, which only DINOv2 towers have",
+                    f"set {key}={without}, or family='dinov2'",
+                )
+
     @property
     def mlp_width(self) -> int:
-        """Hidden width of the MLP."""
-        return int(self.width * self.mlp_ratio)
+        """Hidden width of the feed-forward; that of SwiGLU is rounded up to a multiple of 8, as in DINOv2."""
+        width = int(self.width * self.mlp_ratio)
+        return (int(width * 2 / 3) + 7) // 8 * 8 if self.feed_forward == SWIGLU else width
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens before the patches: CLS and registers."""
+        return FAMILIES[self.family].cls_token + self.registers
 
     def build(self, rngs: nnx.Rngs) -> ViT:
         """The module with freshly drawn parameters."""
@@ -107,16 +170,32 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Linear, exact GELU, Linear."""
+    """Linear, activation, Linear."""
 
     def __init__(self, config: ViTConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
         common = {"rngs": rngs, "stack": stack, "dtype": config.dtype, "param_dtype": config.param_dtype}
+        self.activation = ACTIVATIONS[config.feed_forward]
         self.fc1 = Linear(config.width, config.mlp_width, lora=lora.on("fc1"), **common)
         self.fc2 = Linear(config.mlp_width, config.width, lora=lora.on("fc2"), **common)
 
     def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
-        hidden_BTF = gelu(constrain(self.fc1(x_BTD, None if keys is None else keys[4]), "mlp_BTF"))
+        hidden_BTF = self.activation(constrain(self.fc1(x_BTD, None if keys is None else keys[4]), "mlp_BTF"))
         return self.fc2(hidden_BTF, None if keys is None else keys[5])
+
+
+class GatedMLP(nnx.Module):
+    """SwiGLU with biases: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ViTConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
+        common = {"rngs": rngs, "stack": stack, "dtype": config.dtype, "param_dtype": config.param_dtype}
+        self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
+        self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)
+        self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), **common)
+
+    def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
+        key = (lambda i: keys[i]) if keys is not None else lambda i: None
+        hidden_BTF = jax.nn.silu(self.gate(x_BTD, key(4))) * self.up(x_BTD, key(5))
+        return self.down(constrain(hidden_BTF, "mlp_BTF"), key(6))
 
 
 class Block(nnx.Module):
@@ -127,7 +206,9 @@ class Block(nnx.Module):
         self.norm1 = LayerNorm(config.width, **norm)
         self.attn = Attention(config, lora, stack=stack, rngs=rngs)
         self.norm2 = LayerNorm(config.width, **norm)
-        self.mlp = MLP(config, lora, stack=stack, rngs=rngs)
+        feed_forward = GatedMLP if config.feed_forward == SWIGLU else MLP
+        self.mlp = feed_forward(config, lora, stack=stack, rngs=rngs)
+        self.drop_path = config.drop_path
         if config.layer_scale:
             self.scale1 = nnx.Param(jnp.ones((*stack, config.width), config.param_dtype))
             self.scale2 = nnx.Param(jnp.ones((*stack, config.width), config.param_dtype))
@@ -135,9 +216,18 @@ class Block(nnx.Module):
             self.scale1 = self.scale2 = None
 
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        keys = None if dropout_key is None else jax.random.split(dropout_key, 6)
-        x_BTD = x_BTD + _scaled(self.attn(self.norm1(x_BTD), keys), self.scale1)
-        return constrain(x_BTD + _scaled(self.mlp(self.norm2(x_BTD), keys), self.scale2), "residual_BTD")
+        # 0 to 6 are of the linear layers, 7 and 8 of the two branches
+        keys = None if dropout_key is None else jax.random.split(dropout_key, 9)
+        attended = _scaled(self.attn(self.norm1(x_BTD), keys), self.scale1)
+        x_BTD = x_BTD + self._thinned(attended, None if keys is None else keys[7])
+        fed = _scaled(self.mlp(self.norm2(x_BTD), keys), self.scale2)
+        return constrain(x_BTD + self._thinned(fed, None if keys is None else keys[8]), "residual_BTD")
+
+    def _thinned(self, branch_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        if key is None or not self.drop_path:
+            return branch_BTD
+        factors_B = branch_factors(key, branch_BTD.shape[0], self.drop_path)
+        return branch_BTD * factors_B[:, None, None].astype(branch_BTD.dtype)
 
 
 def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
@@ -145,23 +235,30 @@ def _scaled(x: jax.Array, scale: nnx.Param | None) -> jax.Array:
 
 
 class ViT(nnx.Module):
-    """The tower. Drop path is left out: at the reference's batch of one picture per device it was the identity."""
+    """The tower."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs, lora: LoRAConfig | None = None):
         self.config = config
-        D, dtype = config.width, config.param_dtype
+        D, dtype, family = config.width, config.param_dtype, FAMILIES[config.family]
 
         def normal(*shape: int) -> nnx.Param:
             return nnx.Param((INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)).astype(dtype))
 
         self.patch_embed = Linear(
-            config.patch * config.patch * 3, D, rngs=rngs, dtype=config.dtype, param_dtype=config.param_dtype
+            config.patch * config.patch * 3,
+            D,
+            rngs=rngs,
+            bias=not family.pre_norm,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
         )
-        self.cls_token = normal(1, D)
-        self.position_embedding = normal(1 + config.native_grid**2, D)  # row 0 is the CLS token's
+        self.cls_token = normal(1, D) if family.cls_token else None
+        # row 0 is the CLS token's, where there is one
+        self.position_embedding = normal(family.cls_token + config.native_grid**2, D)
         self.register_tokens = normal(config.registers, D) if config.registers else None
+        self.pre_norm = LayerNorm(D, eps=config.layer_norm_eps, param_dtype=dtype) if family.pre_norm else None
         self.blocks = Block(config, lora or LoRAConfig(), stack=(config.depth,), rngs=rngs)
-        self.norm = LayerNorm(D, eps=config.layer_norm_eps, param_dtype=dtype)
+        self.norm = LayerNorm(D, eps=config.layer_norm_eps, param_dtype=dtype) if family.final_norm else None
 
     def __call__(
         self,
@@ -175,9 +272,9 @@ class ViT(nnx.Module):
         Args:
           pixels_BHWC: float32, already normalised, sides divisible by the patch.
           layers: None: the last block's output. Otherwise ascending block numbers from 0 (negative: from the end);
-            the final norm is applied to the output of each, and they are concatenated on the last axis. Later blocks
-            are not run.
-          dropout_key: turns adapter dropout on.
+            the final norm, in families that have one, is applied to the output of each, and they are concatenated on
+            the last axis. Later blocks are not run. LLaVA reads CLIP with `layers=(-2,)`.
+          dropout_key: turns adapter dropout and drop path on.
 
         Returns:
           patch tokens (B, N, D * max(1, len(layers))) in the compute dtype, row by row from the top left; CLS and
@@ -201,7 +298,8 @@ class ViT(nnx.Module):
                 unroll=self.config.unroll,
                 remat=self.config.remat,
             )
-            outputs.append(self.norm(x_BTD)[:, 1 + self.config.registers :])
+            normed_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
+            outputs.append(normed_BTD[:, self.config.extra_tokens :])
             done = last + 1
         return constrain(jnp.concatenate(outputs, -1) if len(outputs) > 1 else outputs[0], "features_BND")
 
@@ -225,12 +323,17 @@ class ViT(nnx.Module):
         patches = pixels_BHWC.reshape(B, down, p, across, p, 3).transpose(0, 1, 3, 2, 4, 5)
         x_BND = self.patch_embed(patches.reshape(B, down * across, p * p * 3))
         position_TD = self.position_embedding[...].astype(jnp.float32)
-        x_BND = x_BND + self._positions(position_TD[1:], down, across).astype(dtype)
-        before = [(self.cls_token[...].astype(jnp.float32) + position_TD[:1]).astype(dtype)]
+        of_cls_1D, of_patches_ND = jnp.split(position_TD, [int(self.cls_token is not None)])
+        x_BND = x_BND + self._positions(of_patches_ND, down, across).astype(dtype)
+        before = []
+        if self.cls_token is not None:
+            before.append((self.cls_token[...].astype(jnp.float32) + of_cls_1D).astype(dtype))
         if self.register_tokens is not None:
             before.append(self.register_tokens[...].astype(dtype))
-        before_BRD = jnp.broadcast_to(jnp.concatenate(before), (B, 1 + self.config.registers, D))
-        return constrain(jnp.concatenate([before_BRD, x_BND], 1), "residual_BTD")
+        if before:
+            before_BRD = jnp.broadcast_to(jnp.concatenate(before), (B, self.config.extra_tokens, D))
+            x_BND = jnp.concatenate([before_BRD, x_BND], 1)
+        return constrain(x_BND if self.pre_norm is None else self.pre_norm(x_BND), "residual_BTD")
 
     def _positions(self, table_ND: jax.Array, down: int, across: int) -> jax.Array:
         """The stored square position table, resized to a grid of down x across patches: (N, D) float32."""
@@ -246,18 +349,3 @@ class ViT(nnx.Module):
         table_HWD = table_ND.reshape(native, native, -1)
         resized = jnp.einsum("yh,hwd,xw->yxd", rows, table_HWD, columns, precision="highest")
         return resized.reshape(down * across, -1)
-
-
-def vit_s14(**changes: object) -> ViTConfig:
-    """DINOv2 ViT-S/14: 22,056,192 parameters."""
-    return dataclasses.replace(ViTConfig(width=384, depth=12, heads=6), **changes)
-
-
-def vit_b14(**changes: object) -> ViTConfig:
-    """DINOv2 ViT-B/14: 86,579,712 parameters."""
-    return dataclasses.replace(ViTConfig(width=768, depth=12, heads=12), **changes)
-
-
-def vit_l14(**changes: object) -> ViTConfig:
-    """DINOv2 ViT-L/14, the paper's tower: 304,367,616 parameters."""
-    return dataclasses.replace(ViTConfig(width=1024, depth=24, heads=16), **changes)

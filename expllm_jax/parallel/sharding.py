@@ -38,9 +38,9 @@ PARAM_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*blocks/attn/(q|k|v)/bias", ("whole", "heads?")),
     (r".*blocks/attn/o/kernel", ("whole", "heads?", "embed")),
     (r".*blocks/mlp/(fc1|gate|up)/kernel", ("whole", "embed", "mlp")),
-    (r".*blocks/mlp/fc1/bias", ("whole", "mlp")),
+    (r".*blocks/mlp/(fc1|gate|up)/bias", ("whole", "mlp")),
     (r".*blocks/mlp/(fc2|down)/kernel", ("whole", "mlp", "embed")),
-    (r".*blocks/(attn/o|mlp/fc2)/bias", ("whole", "whole")),
+    (r".*blocks/(attn/o|mlp/fc2|mlp/down)/bias", ("whole", "whole")),
     (r".*blocks/(norm1|norm2)/(scale|bias)", ("whole", "whole")),
     (r".*blocks/(scale1|scale2)", ("whole", "whole")),
     # decoder ends
@@ -49,7 +49,7 @@ PARAM_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # tower ends
     (r"(.*/)?patch_embed/kernel", ("whole", "embed")),
     (r"(.*/)?(position_embedding|cls_token|register_tokens)", ("whole", "whole")),
-    (r"(.*/)?(patch_embed/bias|norm/(scale|bias))", ("whole",)),
+    (r"(.*/)?(patch_embed/bias|(pre_)?norm/(scale|bias))", ("whole",)),
     # projector: the first layer splits its output, the last its input, as in an MLP
     (r"(.*/)?layers/0/kernel", ("embed", "mlp")),
     (r"(.*/)?layers/\d+/kernel", ("mlp", "embed")),

@@ -7,6 +7,8 @@ error.
 from expllm_jax.weights.dinov2 import dinov2_from_onnx
 from expllm_jax.weights.gguf_llama import decoder_from_gguf, tokenizer_json_from_gguf
 from expllm_jax.weights.hugging_face import export_safetensors, read_safetensors
+from expllm_jax.weights.tower_configs import tower_config_from_hf, tower_hf_config
+from expllm_jax.weights.towers import tower_fillers, tower_table, tower_tensors
 
 __all__ = [
     "decoder_from_gguf",
@@ -14,4 +16,9 @@ __all__ = [
     "export_safetensors",
     "read_safetensors",
     "tokenizer_json_from_gguf",
+    "tower_config_from_hf",
+    "tower_fillers",
+    "tower_hf_config",
+    "tower_table",
+    "tower_tensors",
 ]

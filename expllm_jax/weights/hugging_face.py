@@ -1,7 +1,7 @@
 """Safetensors in the layout of Hugging Face: folders that `transformers` opens, and back.
 
 folder/expllm.json                        our configuration
-folder/vision/{config.json,model.safetensors}     Dinov2Model
+folder/vision/{config.json,model.safetensors}     Dinov2Model, CLIPVisionModel or SiglipVisionModel
 folder/decoder/{config.json,model.safetensors}    LlamaForCausalLM
 folder/projector/model.safetensors        layers.N.weight, layers.N.bias
 """
@@ -32,8 +32,9 @@ from expllm_jax.models import (
     merged,
 )
 from expllm_jax.models.layers.rope import parse_rope_scaling
-from expllm_jax.weights.dinov2 import MASK_TOKEN, dinov2_table
 from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, gather, scatter
+from expllm_jax.weights.tower_configs import tower_hf_config
+from expllm_jax.weights.towers import tower_fillers, tower_table
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "expllm.json"
@@ -73,28 +74,6 @@ def projector_table(config: ProjectorConfig) -> dict[str, Source]:
         table[f"layers.{layer}.weight"] = Source(f"layers/{layer}/kernel", transform=TRANSPOSED)
         table[f"layers.{layer}.bias"] = Source(f"layers/{layer}/bias")
     return table
-
-
-def dinov2_hf_config(config: ViTConfig) -> dict[str, Any]:
-    """The `config.json` with which `transformers` builds the same tower."""
-    registers = {"num_register_tokens": config.registers} if config.registers else {}
-    return {
-        "architectures": ["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
-        "model_type": "dinov2_with_registers" if registers else "dinov2",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "mlp_ratio": int(config.mlp_ratio),  # transformers refuses a float
-        "patch_size": config.patch,
-        "image_size": config.patch * config.native_grid,
-        "layer_norm_eps": config.layer_norm_eps,
-        "hidden_act": "gelu",
-        "num_channels": 3,
-        "qkv_bias": True,
-        "use_swiglu_ffn": False,
-        "torch_dtype": config.param_dtype,
-        **registers,
-    }
 
 
 def llama_hf_config(config: DecoderConfig) -> dict[str, Any]:
@@ -138,12 +117,6 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
     folder = Path(folder)
     if folder.exists():
         raise ExpllmError(f"{folder} exists already", "choose a new folder, or remove it first")
-    if not config.vision.layer_scale:
-        raise ExpllmError("the tower has no LayerScale, which Dinov2Model cannot do without", "set layer_scale=True")
-    if config.vision.mlp_ratio != int(config.vision.mlp_ratio):
-        raise ExpllmError(
-            f"the tower's mlp_ratio is {config.vision.mlp_ratio}, which Dinov2Model cannot be", "use a whole number"
-        )
     config, params = merged(config, dict(params))
     expected = abstract(config)[1]
     if misfits := sorted(set(expected) ^ set(params)):
@@ -154,8 +127,8 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
             target = unfinished / part
             target.mkdir(parents=True)
             tensors = scatter(_under(params, f"{part}/"), table)
-            if part == "vision":  # Hugging Face's class has one, and would complain that it is missing
-                tensors[MASK_TOKEN] = np.zeros((1, config.vision.width), config.vision.param_dtype)
+            if part == "vision":  # Hugging Face's class would complain that they are missing
+                tensors |= tower_fillers(config.vision)
             save_file(tensors, target / _WEIGHTS, metadata={"format": "pt"})
             if settings:
                 (target / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -185,7 +158,7 @@ def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.nda
         leaves = _under(expected, f"{part}/")
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
         dtype = next(iter(leaves.values())).dtype
-        read = gather(tensors, table, shapes, origin=str(path), ignored=[MASK_TOKEN], dtype=dtype)
+        read = gather(tensors, table, shapes, origin=str(path), ignored=tower_fillers(config.vision), dtype=dtype)
         params |= {f"{part}/{name}": value for name, value in read.items()}
     return config, {path: params[path] for path in expected}
 
@@ -193,7 +166,7 @@ def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.nda
 def _parts(config: ExpLLMConfig) -> tuple[tuple[str, Table, dict[str, Any]], ...]:
     """(folder and path prefix, table, Hugging Face configuration) of each part."""
     return (
-        ("vision", dinov2_table(config.vision), dinov2_hf_config(config.vision)),
+        ("vision", tower_table(config.vision), tower_hf_config(config.vision)),
         ("projector", projector_table(config.projector), {}),
         ("decoder", llama_table(config.decoder), llama_hf_config(config.decoder)),
     )

@@ -34,7 +34,19 @@ class Source:
     transform: Transform = SAME
 
 
-Table = Mapping[str, Source]
+# A tuple: the foreign tensor is that of each Source, one behind another along the first axis, all of one size, as a
+# fused q, k, v is.
+Table = Mapping[str, Source | tuple[Source, ...]]
+
+
+def sources(entry: Source | tuple[Source, ...]) -> tuple[Source, ...]:
+    """Where the parts of a foreign tensor go, in order; one part if it is not fused."""
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
+def divided(array: np.ndarray, parts: int) -> list[np.ndarray]:
+    """The equal parts of a fused tensor; raises ValueError if its first axis does not divide."""
+    return [array] if parts == 1 else np.split(np.atleast_1d(array), parts)
 
 
 def gather(
@@ -50,7 +62,7 @@ def gather(
 
     Args:
       tensors: what the file holds.
-      table: foreign name -> Source; covers every path in `shapes`.
+      table: foreign name -> Source or Sources; covers every path in `shapes`.
       shapes: our path -> shape.
       origin: the file, for messages.
       ignored: foreign names that are known and not wanted.
@@ -64,16 +76,18 @@ def gather(
     wrong = []
     params = {path: np.empty(shape, dtype) for path, shape in shapes.items()}
     for name in sorted(set(table) & set(tensors)):
-        source = table[name]
-        target = params[source.path] if source.layer is None else params[source.path][source.layer]
+        array, entry = np.asarray(tensors[name]), sources(table[name])
         try:
-            value = source.transform.ours(np.asarray(tensors[name]))
-        except ValueError:  # a reshape or transposition that does not fit
-            value = None
-        if value is None or value.shape != target.shape:
-            wrong.append(f"{name} {np.shape(tensors[name])} for {source.path} {target.shape}")
-        else:
-            target[...] = value
+            parts = divided(array, len(entry))
+            values = [source.transform.ours(part) for source, part in zip(entry, parts, strict=True)]
+        except ValueError:  # a division, reshape or transposition that does not fit
+            values = [None] * len(entry)
+        for source, value in zip(entry, values, strict=True):
+            target = params[source.path] if source.layer is None else params[source.path][source.layer]
+            if value is None or value.shape != target.shape:
+                wrong.append(f"{name} {array.shape} for {source.path} {target.shape}")
+            else:
+                target[...] = value
     if missing or unexpected or wrong:
         parts = (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
         listing = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in parts if names)
@@ -87,7 +101,10 @@ def gather(
 def scatter(params: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
     """Our parameters as foreign tensors, contiguous in memory; the inverse of `gather` for formats that are written."""
     tensors = {}
-    for name, source in table.items():
-        value = params[source.path] if source.layer is None else params[source.path][source.layer]
-        tensors[name] = np.ascontiguousarray(source.transform.theirs(np.asarray(value)))
+    for name, entry in table.items():
+        parts = []
+        for source in sources(entry):
+            value = params[source.path] if source.layer is None else params[source.path][source.layer]
+            parts.append(source.transform.theirs(np.asarray(value)))
+        tensors[name] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
     return tensors
