@@ -12,6 +12,7 @@ max |theirs| (`agreement.relative_error`); random tiny models stay below 1e-5, w
     test_whole.py        logits, loss and gradients of the whole model
     test_optimizer.py    AdamW: clipping, decay, schedule
     test_loss_curve.py   fifty updates here and in the benchmarks' peer (launch/bench/torch_expllm.py)
+    test_peer.py         the peer as a command
     test_real_weights.py DINOv2-S against ONNX Runtime; SmolLM2-135M, logits and greedy text, against transformers
 
 `torch_models.py` puts our parameters into torch's modules. A missing package is an error here, not a skipped test:
