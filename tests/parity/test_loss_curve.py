@@ -52,7 +52,7 @@ def learning_rate(step: int) -> float:
 
 
 def test_fifty_updates(torch_models):
-    """Losses agree to 1e-3 of their size, and so, more roughly, do the adapters and the projector at the end."""
+    """Losses agree to 1e-4 of their size, and the adapters and the projector at the end to 1e-3."""
     import torch
 
     from launch.bench.torch_expllm import NOT_SUPERVISED, make_optimizer, train_step
@@ -67,10 +67,11 @@ def test_fifty_updates(torch_models):
         optimizer = build_optimizer(OPTIMIZER, STEPS)
         state = create_state(shard_params(trained, mesh), optimizer, mesh)
         step = jax.jit(make_train_step(graphdef, optimizer, supervised=7), donate_argnums=0)
-        ours = []
+        ours, norms = [], []
         for batch in batches():
             state, metrics = step(state, frozen, batch, np.uint32(0))
             ours.append(float(metrics["loss"]))
+            norms.append(float(metrics["grad_norm"]))
 
     torch_optimizer = make_optimizer(peer, OPTIMIZER.lr, OPTIMIZER.weight_decay)
     theirs = []
@@ -83,9 +84,11 @@ def test_fifty_updates(torch_models):
         theirs.append(float(train_step(peer, torch_optimizer, torch_models.pixels(batch["pixels"]), ids, labels)))
 
     errors = np.abs(np.array(ours) / np.array(theirs) - 1)
+    print(f"norms {min(norms):.2f} to {max(norms):.2f}, {sum(norm > OPTIMIZER.clip for norm in norms)} clipped")
     print(f"losses {ours[0]:.3f} -> {ours[-1]:.3f}; relative error {errors.max():.1e}, at the end {errors[-1]:.1e}")
     assert ours[-1] < 0.7 * ours[0]  # else agreeing would say little
-    assert errors.max() < 1e-3
+    assert max(norms) > OPTIMIZER.clip  # clipping takes part
+    assert errors.max() < 1e-4
 
     table = torch_models.trained_table(config)
     started, ended = scatter(params, table), scatter(jax.device_get(state.params), table)
@@ -93,4 +96,4 @@ def test_fifty_updates(torch_models):
     assert set(expected) == set(table)
     for name in table:
         assert relative_error(expected[name] + 1, started[name] + 1) > 1e-2, f"{name} has hardly moved"
-        agree(name, ended[name], expected[name], within=1e-2)
+        agree(name, ended[name], expected[name], within=1e-3)
