@@ -4,7 +4,7 @@
 functions say what a run folder and an export hold.
 """
 
-from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, generate
+from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig, Stop, generate
 from expllm_jax.infer.predict import Answer, PredictConfig, Predictor
 from expllm_jax.infer.run_files import (
     MODEL,
@@ -17,6 +17,8 @@ from expllm_jax.infer.run_files import (
 )
 
 __all__ = [
+    "Stop",
+    "Generator",
     "GREEDY",
     "MODEL",
     "Answer",

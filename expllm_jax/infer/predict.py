@@ -14,7 +14,7 @@ import numpy as np
 from expllm_jax.cot import ParsedCot, UnparsableAnswer, parse_cot, parse_label, stated_units
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import vocabulary
-from expllm_jax.infer.generate import GREEDY, Generated, Prompts, SamplingConfig, generate
+from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
 from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, read_picture, square
@@ -76,6 +76,7 @@ class Predictor:
         self.files, self.config = files, config or PredictConfig()
         plain, self._params = merged(files.config, params)
         self._graphdef = abstract(plain)[0]
+        self._generate = Generator(self._graphdef, self._params)
         self._prompt = {task: files.encoder.prompt(task) for task in ("label", "cot")}
 
     @classmethod
@@ -215,9 +216,7 @@ class Predictor:
     ) -> list[tuple[str, bool]]:
         """(text, whether it was cut off for lack of room) of every row."""
         tokenizer = self.files.encoder.tokenizer
-        generated: Generated = generate(
-            self._graphdef,
-            self._params,
+        generated: Generated = self._generate(
             Prompts.of(prompts, tokenizer.pad),
             features_BND,
             max_new_tokens=room,

@@ -5,7 +5,16 @@ again inside a jitted function, and `abstract(config)` the shapes alone, without
 """
 
 from expllm_jax.models.decoder import Decoder, DecoderConfig, KVCache, smollm2_135m, vicuna_7b
-from expllm_jax.models.expllm import PAPER_TRAINABLE, ExpLLM, ExpLLMConfig, attention_mask, expllm_7b, merged
+from expllm_jax.models.decoding import DecodingWeights, SlotCache, decode_token, decoding_weights
+from expllm_jax.models.expllm import (
+    PAPER_TRAINABLE,
+    ExpLLM,
+    ExpLLMConfig,
+    attention_mask,
+    check_image_tokens,
+    expllm_7b,
+    merged,
+)
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
@@ -13,6 +22,11 @@ from expllm_jax.models.vit import ViT, ViTConfig
 from expllm_jax.models.vit_sizes import clip_l14, siglip_b16, siglip_so400m14, vit_b14, vit_g14, vit_l14, vit_s14
 
 __all__ = [
+    "decoding_weights",
+    "decode_token",
+    "check_image_tokens",
+    "SlotCache",
+    "DecodingWeights",
     "PAPER_TRAINABLE",
     "AbstractParams",
     "Decoder",

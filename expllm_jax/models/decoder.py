@@ -8,7 +8,6 @@ Source: Touvron et al., "LLaMA 2" (2023); parameter layout follows Hugging Face'
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -139,10 +138,16 @@ class Attention(nnx.Module):
         k = constrain(self.k(x_BTD, key(1)).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
         v = constrain(self.v(x_BTD, key(2)).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
         q, k = apply_rope(q, step.rope), apply_rope(k, step.rope)
+        mask_BTS, alone = step.mask_BTS, cache is None
         if cache is not None:
             cache = cache.updated(layer, step.cache_index, k, v)
-            k, v = cache.layer(layer)
-        o_BTHh = attention(q, k, v, step.mask_BTS, causal=cache is None)
+            # The first tokens have only each other to look at, not the slots behind them.
+            alone = isinstance(step.cache_index, int) and step.cache_index == 0
+            if not alone:
+                k, v = cache.layer(layer)
+            elif mask_BTS is not None:
+                mask_BTS = mask_BTS[:, :, :T]
+        o_BTHh = attention(q, k, v, mask_BTS, causal=alone)
         return self.o(o_BTHh.reshape(B, T, heads * h), key(3)), cache
 
 
@@ -216,7 +221,6 @@ class Decoder(nnx.Module):
         cache: KVCache | None = None,
         cache_index: jax.Array | int | None = None,
         *,
-        layers: Sequence[Block] | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Runs the layers.
@@ -224,12 +228,12 @@ class Decoder(nnx.Module):
         Args:
           x_BTD: embedded tokens.
           positions_BT: rotary position of each token; they need not ascend.
-          mask_BTS: True where token t may look at key s. Without a cache S = T; with one, S is its number of slots, and
-            the mask must hide those not yet written. None: everything is seen.
+          mask_BTS: True where token t may look at key s; never at a later one of the row, whatever it says. Without a
+            cache S = T; with one, S is its number of slots, and the mask must hide those not yet written. None: all
+            those before are seen.
           cache: keys and values so far.
           cache_index: the slot of the first of these T tokens; index + T must not pass the last slot (a traced index
             cannot be checked; XLA would move it back and overwrite).
-          layers: what `unstacked` returned; the loop over the layers is then unrolled.
           dropout_key: turns adapter dropout on.
 
         Returns:
@@ -249,25 +253,9 @@ class Decoder(nnx.Module):
             return block(carry[0], step, carry[1], number, key)
 
         carry = (constrain(x_BTD.astype(config.dtype), "residual_BTD"), cache)
-        if layers is not None:
-            for number, block in enumerate(layers):
-                carry = layer(carry, (block, number, None if keys_L is None else keys_L[number]))
-        else:
-            parts = (self.blocks, jnp.arange(depth), keys_L)
-            carry = run_layers(layer, carry, parts, depth=depth, unroll=config.unroll, remat=config.remat)
+        parts = (self.blocks, jnp.arange(depth), keys_L)
+        carry = run_layers(layer, carry, parts, depth=depth, unroll=config.unroll, remat=config.remat)
         return self.norm(carry[0]), carry[1]
-
-    def unstacked(self) -> list[Block]:
-        """The layers one by one, for a decoding loop on CPU.
-
-        Call it outside the loop over tokens and pass the result as `layers`: each layer's parameters are then cut out
-        of the stack once, not once per token, which is what limits a small model there (SmolLM2-135M: 45 -> 19 ms a
-        token).
-        """
-        return [
-            jax.tree.map(lambda leaf, i=index: lax.index_in_dim(leaf, i, keepdims=False), self.blocks)
-            for index in range(self.config.depth)
-        ]
 
     def token_losses(self, h_BSD: jax.Array, targets_BS: jax.Array) -> TokenLosses:
         """Cross-entropy of the head's scores of final-normed states against token ids, float32 (B, S) each."""

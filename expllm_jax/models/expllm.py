@@ -8,9 +8,11 @@ Source: Lan et al., "ExpLLM: Towards Chain of Thought for Facial Expression Reco
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -84,6 +86,31 @@ def attention_mask(segments_BS: jax.Array, *, start: jax.Array | int = 0, querie
     return before_TS & (key_B1S > 0) & ((key_B1S == query_BT1) | (key_B1S == 1))
 
 
+def check_image_tokens(
+    config: ExpLLMConfig, tokens_BT: np.ndarray, images: int, vision_tokens: int, names: Sequence[str]
+) -> None:
+    """Raises ExpllmError, naming the row, unless every row has as many image tokens as its pictures fill.
+
+    Ids cannot be counted while compiling, where too many placeholders would give NaN and too few leave features out.
+
+    Args:
+      config: of the model.
+      tokens_BT: ids, on the host.
+      images: M, pictures of every row; 0 for none.
+      vision_tokens: N, features of one picture before the projector pools them.
+      names: what to call each row.
+    """
+    wanted = images * config.projector.tokens(vision_tokens) if images else 0
+    found_B = np.sum(np.asarray(tokens_BT) == config.image_token, 1)
+    if len(wrong := np.flatnonzero(found_B != wanted)):
+        more = f" (and {len(wrong) - 1} more rows like it)" if len(wrong) > 1 else ""
+        raise ExpllmError(
+            f"{names[wrong[0]]} has {found_B[wrong[0]]} image tokens (id {config.image_token}), but its {images} "
+            f"picture(s) fill {wanted}{more}",
+            f"write {wanted // images if images else 0} image tokens per picture into the row",
+        )
+
+
 class ExpLLM(nnx.Module):
     """`encode` pictures, `embed` a row around them, run the decoder over it, and read `logits`."""
 
@@ -101,8 +128,7 @@ class ExpLLM(nnx.Module):
         """Decoder input (B, T, E): token embeddings, with projected image features in the place of image tokens.
 
         The k-th image token of a row receives the k-th projected feature of the row's images, in order. More image
-        tokens than features give NaN (ids cannot be counted while compiling; `ExpLLMConfig.image_tokens` says how
-        many to write).
+        tokens than features give NaN (ids cannot be counted while compiling; `check_image_tokens` does it before).
         """
         if features_BMND is None:
             return self.decoder.embed(tokens_BT)

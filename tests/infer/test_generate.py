@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.infer import Prompts, SamplingConfig, generate
+from expllm_jax.infer import Prompts, SamplingConfig, Stop, generate
 from expllm_jax.models import merge
 from tests.train.tiny import TinySource, branched_row, tiny_config, tiny_model
 
@@ -126,3 +126,74 @@ def test_sampling_follows_the_distribution(model, prompts) -> None:
 def test_impossible_sampling_names_the_field(wrong) -> None:
     with pytest.raises(ExpllmError, match=next(iter(wrong))):
         SamplingConfig(**wrong)
+
+
+# ---- stop texts: the tiny model's tokens spelled as letters
+
+
+def spelled(ids) -> str:
+    return "".join(chr(97 + int(token) % 26) for token in ids)
+
+
+@pytest.mark.parametrize("look_every", [1, 3, 16])
+def test_stop_texts_end_a_row_with_the_token_that_completes_them(model, prompts, look_every: int) -> None:
+    rows, features = prompts
+    settings = {"max_new_tokens": MOST, "eos": -1, "pad": PAD}
+    free = generate(*model, Prompts.of(rows, PAD), features, **settings)
+    text = spelled(free.tokens[1])[3:5]
+    found = generate(
+        *model, Prompts.of(rows, PAD), features, **settings, stop=Stop((text, "nowhere"), spelled, look_every)
+    )
+    for row in range(3):
+        full = spelled(free.tokens[row])
+        expected = full.find(text) + len(text) if text in full else MOST
+        assert found.lengths[row] == expected
+        assert found.truncated[row] == (text not in full)
+        np.testing.assert_array_equal(found.tokens[row, :expected], free.tokens[row, :expected])
+        assert (found.tokens[row, expected:] == PAD).all()
+    assert found.lengths[1] <= 5
+
+
+def test_empty_stop_texts_are_refused() -> None:
+    for texts in ((), ("",)):
+        with pytest.raises(ExpllmError, match="stop texts"):
+            Stop(texts, spelled)
+
+
+# ---- pictures and their placeholders
+
+
+def test_image_tokens_that_do_not_fit_the_pictures_name_the_row(model, prompts) -> None:
+    rows, features = prompts
+    settings = {"max_new_tokens": 2, "eos": 1, "pad": PAD}
+    with pytest.raises(ExpllmError, match="prompt 0 has .* image tokens .* 0 picture"):
+        generate(*model, Prompts.of(rows, PAD), None, **settings)
+    wrong = Prompts.of(rows, PAD)
+    place = int(np.flatnonzero(wrong.tokens_BT[1] == merge(*model).config.image_token)[0])
+    wrong.tokens_BT[1, place] = 3
+    with pytest.raises(ExpllmError, match="prompt 1 has"):
+        generate(*model, wrong, features, **settings)
+
+
+def test_text_without_pictures_and_rows_with_two(model) -> None:
+    """No picture: the decoder alone continues. Two: each fills its own span, in order."""
+    graphdef, params = model
+    config = merge(graphdef, params).config
+    settings = {"max_new_tokens": 4, "eos": -1, "pad": PAD}
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(3, 30, (2, 9)).astype(np.int32)
+    places = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
+    plain = generate(graphdef, params, Prompts(tokens, places, np.ones_like(tokens)), None, **settings)
+    assert (plain.lengths == 4).all()
+    features = rng.normal(size=(2, 2, 4, config.vision_width)).astype(np.float32)
+    span = config.projector.tokens(4)
+    with_two = np.concatenate([tokens[:, :2], np.full((2, span), config.image_token), tokens[:, 2:4],
+                               np.full((2, span), config.image_token), tokens[:, 4:]], 1).astype(np.int32)  # fmt: skip
+    places = np.broadcast_to(np.arange(with_two.shape[1], dtype=np.int32), with_two.shape)
+    two = Prompts(with_two, places, np.ones_like(with_two))
+    answers_of = [generate(graphdef, params, two, f, **settings).tokens for f in (features, features[:, ::-1])]
+    embedded = merge(graphdef, params).embed(with_two, features)
+    pictures = merge(graphdef, params).projector(features.reshape(4, 4, -1)).reshape(2, 2, span, -1)
+    np.testing.assert_allclose(embedded[:, 2 : 2 + span], pictures[:, 0], atol=1e-6)
+    np.testing.assert_allclose(embedded[:, 4 + span : 4 + 2 * span], pictures[:, 1], atol=1e-6)
+    assert (answers_of[0] != answers_of[1]).any()

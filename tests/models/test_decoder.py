@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import DecoderConfig, KVCache, abstract, attention_mask, merge
+from expllm_jax.models import (
+    Decoder,
+    DecoderConfig,
+    KVCache,
+    LoRAConfig,
+    SlotCache,
+    abstract,
+    attention_mask,
+    decode_token,
+    decoding,
+    decoding_weights,
+    merge,
+)
 from tests.models.sizes import DECODER, changed, random_params
 
 TOKENS = np.random.default_rng(0).integers(0, DECODER.vocab, (2, 11))
 POSITIONS = np.stack([np.arange(11), np.arange(11) * 2 + 3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A decoder with adapters, which alone has no configuration of its own."""
+
+    config: DecoderConfig
+    lora: LoRAConfig
+
+    def build(self, rngs: nnx.Rngs) -> Decoder:
+        return Decoder(self.config, rngs=rngs, lora=self.lora)
 
 
 def rotate(x, positions, theta, factor):
@@ -83,8 +109,7 @@ def test_agrees_with_numpy(changes, factor):
     np.testing.assert_allclose(forward(graphdef, params, TOKENS, POSITIONS), expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("unstacked", [False, True])
-def test_cached_decoding_equals_the_full_forward(unstacked):
+def test_cached_decoding_equals_the_full_forward():
     """A prompt of 5 at once, then one token at a time, then two, in a cache with room to spare."""
     graphdef, params = random_params(DECODER)
     full = forward(graphdef, params, TOKENS, POSITIONS)
@@ -92,18 +117,51 @@ def test_cached_decoding_equals_the_full_forward(unstacked):
     @jax.jit
     def run(params):
         model = merge(graphdef, params)
-        layers = model.unstacked() if unstacked else None
         segments = jnp.ones((2, 16), jnp.int32)
         cache, outputs, start = KVCache.zeros(DECODER, 2, 16), [], 0
         for size in (5, 1, 1, 1, 1, 2):
             part = slice(start, start + size)
             mask = attention_mask(segments, start=start, queries=size)
-            h, cache = model(model.embed(TOKENS[:, part]), POSITIONS[:, part], mask, cache, start, layers=layers)
+            h, cache = model(model.embed(TOKENS[:, part]), POSITIONS[:, part], mask, cache, start)
             outputs.append(model.logits(h))
             start += size
         return jnp.concatenate(outputs, 1)
 
     np.testing.assert_allclose(run(params), full, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DECODER,
+        changed(DECODER, tied=True, qkv_bias=True, rope_scaling="linear:2"),
+        changed(DECODER, mlp_width=3 * 64 + 5),
+    ],
+)
+@pytest.mark.parametrize("lora", [LoRAConfig(), LoRAConfig(rank=3, targets=("q", "v", "down"))])
+def test_decoding_on_cpus_equals_the_full_forward(config, lora, monkeypatch):
+    """Its own layout of weights and cache, behind a prompt of 5; parts of 3 columns, so that every kernel has two."""
+    monkeypatch.setattr(decoding, "_NARROWEST", 3)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    graphdef, params = random_params(Adapted(config, lora))
+    full = forward(graphdef, params, TOKENS, POSITIONS)
+
+    @jax.jit
+    def run(params):
+        model = merge(graphdef, params)
+        segments = jnp.ones((2, 16), jnp.int32)
+        prompt_mask = attention_mask(segments, start=0, queries=5)
+        _, cache = model(model.embed(TOKENS[:, :5]), POSITIONS[:, :5], prompt_mask, KVCache.zeros(config, 2, 16), 0)
+        weights, cache, scores = decoding_weights(model), SlotCache.of(cache), []
+        assert len(weights.head) == 2 and len(weights.layers[0].down.parts) == 2
+        for t in range(5, 11):
+            mask = attention_mask(segments, start=t, queries=1)[:, 0]
+            x = model.embed(TOKENS[:, t])
+            logits, cache = decode_token(config, weights, x, POSITIONS[:, t], mask, cache, jnp.int32(t))
+            scores.append(logits)
+        return jnp.stack(scores, 1)
+
+    np.testing.assert_allclose(run(params), full[:, 5:], atol=1e-4)
 
 
 def test_cache_index_may_be_traced():

@@ -6,7 +6,7 @@ from expllm_jax.models.layers.activation import ACTIVATIONS, gelu
 from expllm_jax.models.layers.drop_path import branch_factors
 from expllm_jax.models.layers.linear import Linear
 from expllm_jax.models.layers.loop import REMAT_POLICIES, run_layers
-from expllm_jax.models.layers.norm import LayerNorm, RMSNorm
+from expllm_jax.models.layers.norm import LayerNorm, RMSNorm, rms_norm
 from expllm_jax.models.layers.resize import bicubic_matrix
 from expllm_jax.models.layers.rope import apply_rope, rope_tables
 
@@ -20,6 +20,7 @@ __all__ = [
     "bicubic_matrix",
     "branch_factors",
     "gelu",
+    "rms_norm",
     "rope_tables",
     "run_layers",
 ]

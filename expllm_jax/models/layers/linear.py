@@ -60,3 +60,11 @@ class Linear(nnx.Module):
             delta = (z @ self.lora_a[...]) @ self.lora_b[...] * self.lora.scaling
             y = y + delta.astype(self.dtype)
         return y
+
+    def folded(self) -> jax.Array:
+        """One kernel (..., inputs, outputs) in the compute dtype that does what kernel and adapter do together."""
+        kernel = self.kernel[...]
+        if self.lora:
+            delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest") * self.lora.scaling
+            kernel = kernel.astype(jnp.float32) + delta
+        return kernel.astype(self.dtype)
