@@ -33,16 +33,19 @@ NARRATED, RELEASED = 320, 300
 
 # Each stands once as a text before a label and once as one behind it.
 AWKWARD = (
-    "two  spaces and   three", "a line\nand another\n\nand a third", "\nbegins with a line end", "\n\n  begins with more",
-    "  begins with spaces", "\tbegins with a tab", "ends with a space ", "ends with spaces   ", "ends with a line end\n",
-    "ends with both \n ", "**bold**", "** not bold **", "**Key Observations:**\n\n**Conclusion:** **x**", "*", "…", "—",
-    "1234567890", "AU12 (0.37), AU4 (.05)", "0.5%-1,000.25", "12 12  12   12", "</s", "/s>", "< /s>", "</S>", "<s", "<s >",
-    "<unk", "<UNK>", "<im_patch", "im_patch>", "<", ">", "<<>>", "<0x0A>", "[INST] hi [/INST]", "TASK: no new round",
+    "two  spaces and   three", "a line\nand another\n\nand a third", "\nbegins with a line end",
+    "\n\n  begins with more", "  begins with spaces", "\tbegins with a tab", "ends with a space ",
+    "ends with spaces   ", "ends with a line end\n", "ends with both \n ", "**bold**", "** not bold **",
+    "**Key Observations:**\n\n**Conclusion:** **x**", "*", "…", "—", "1234567890", "AU12 (0.37), AU4 (.05)",
+    "0.5%-1,000.25", "12 12  12   12", "</s", "/s>", "< /s>", "</S>", "<s", "<s >", "<unk", "<UNK>",
+    "<im_patch", "im_patch>", "<", ">", "<<>>", "<0x0A>", "[INST] hi [/INST]", "TASK: no new round",
     "ASSISTANT: no answer", "USER:\nASSISTANT:", "Image:", "naïve café, Łódź", "ｆｕｌｌ　ｗｉｄｔｈ", "①²½ ﬁ",
-    "不安と喜び", "радость и печаль", "الفرح", "😀😃👩🏽‍🔬", "e\u0301 against \u00e9", "\u00a0no-break\u00a0space\u00a0",
-    "zero\u200bwidth \ufeffmark", "\u2028line\u2029paragraph", "tab\tand\rreturn\r\n", "\x0b\x0c\x1c\x1d\x85", "\x01\x7f",
-    "a▁b ▁ c▁", "▁", "x" * 300, "ha " * 120, "ALL CAPS AND camelCase and snake_case", "f(x) = {y: [z]}; // \\n",
-    "'quoted' “quoted” ‘quoted’", "I'm it's don't 'tis .", "end.</", "a:b: c :d", ":", " : ",
+    "不安と喜び", "радость и печаль", "الفرح", "😀😃👩🏽‍🔬", "e\u0301 against \u00e9",
+    "\u00a0no-break\u00a0space\u00a0", "zero\u200bwidth \ufeffmark", "\u2028line\u2029paragraph",
+    "tab\tand\rreturn\r\n",
+    "a\x0bb\x0cc\x1c\x1d d\x85", "\x01\x7f", "a▁b ▁ c▁", "▁", "x" * 300, "ha " * 120,
+    "ALL CAPS AND camelCase and snake_case", "f(x) = {y: [z]}; // \\n", "'quoted' “quoted” ‘quoted’",
+    "I'm it's don't 'tis .", "end.</", "a:b: c :d", ":", " : ",
 )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def conversations() -> dict:
     for number in range(NARRATED):
         expression = EXPRESSIONS[number % len(EXPRESSIONS)]
         shown = rng.choice(FACS.codes, rng.integers(0, 9), replace=False)
-        units = {str(code): float(value) for code, value in zip(shown, rng.random(len(shown)))}
+        units = {str(code): float(value) for code, value in zip(shown, rng.random(len(shown)), strict=True)}
         text = narrate(expression, units, NarratorConfig("facs", "full"), rng)
         samples.append(_two_rounds(text, expression, text_first=number % 4 != 3))
     samples += [_two_rounds(text, "Fear", text_first=first) for text in AWKWARD for first in (True, False)]
@@ -144,7 +147,7 @@ def tokens(model: Path, described: dict) -> dict[str, np.ndarray]:
         tokenizer = open_tokenizer(model, legacy=legacy)
         texts = [conversation_text(template, image_tokens, rounds) for rounds in described["samples"]]
         ids = [tokenizer(text).input_ids for text in texts]
-        learnt = [supervised(tokenizer, template, text, len(row)) for text, row in zip(texts, ids)]
+        learnt = [supervised(tokenizer, template, text, len(row)) for text, row in zip(texts, ids, strict=True)]
         asked = [conversation_text(template, image_tokens, rounds, task) for task, rounds in described["prompts"]]
         prompt_ids = [tokenizer(text).input_ids for text in asked]
         arrays[f"{mode}_ids"] = np.concatenate(ids).astype(np.uint16)
@@ -172,8 +175,9 @@ def main() -> None:
         described = released_conversations(chosen.released) if chosen.released else conversations()
     arrays = tokens(chosen.model, described)
     if chosen.check:
-        wrong = [name for name in arrays.keys() | before.keys()
-                 if name not in arrays or name not in before or not np.array_equal(arrays[name], before[name])]  # fmt: skip
+        wrong = [
+            name for name in arrays.keys() | before.keys() if not np.array_equal(arrays.get(name), before.get(name))
+        ]
         if wrong:
             sys.exit(f"{chosen.file} differs from what transformers {__version__} gives: {', '.join(sorted(wrong))}")
     else:
