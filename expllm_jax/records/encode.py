@@ -33,8 +33,8 @@ from expllm_jax.records.tokenizers import SentencePieceTokenizer, Tokenizer, loa
 
 LAYOUTS = ("branched", "chained", "reference")
 WEIGHTINGS = ("rounds", "tokens")
-DEFAULT_WEIGHTS = (3.0, 1.0)
-"""Of label and CoT rounds."""
+LABEL_WEIGHT, COT_WEIGHT = 3.0, 1.0
+"""Of the rounds in a row's loss by default: 3 : 1, as ExpLLM's lists repeat label and CoT records."""
 PADDING, PREFIX = 0, 1
 """Segment numbers, as the model's attention mask reads them; rounds count up from PREFIX + 1."""
 
@@ -69,15 +69,11 @@ class EncodeConfig:
     image_tokens: int = 256  # placeholders per picture, as many as the projector gives; 1 to 4096
     layout: str = "branched"  # "branched", "chained" or "reference"
     tasks: tuple[str, ...] = TASKS  # which rounds, in which order; those an annotation has no answer for are left out
-    order: str = (
-        "tasks"  # "tasks": as `tasks` names them; "all", "box", "box_first" or "shuffled": see records.round_order
-    )
+    order: str = "tasks"  # "tasks", or "all", "box", "box_first", "shuffled": see records.round_order
     order_seed: int = 0  # of the shuffled orders, together with the picture's name; 0 to 2³² - 1
     weighting: str = ""  # of the loss: "rounds", "tokens"; "" is "tokens" in layout "reference" and "rounds" in others
-    label_weight: float = DEFAULT_WEIGHTS[0]  # with "rounds": share of the label round in the loss, against …
-    cot_weight: float = DEFAULT_WEIGHTS[
-        1
-    ]  # … that of the CoT round (3 : 1 as ExpLLM's lists repeat them); 0 learns nothing from it
+    label_weight: float = LABEL_WEIGHT  # with "rounds": share of the label round in the loss, against …
+    cot_weight: float = COT_WEIGHT  # … that of the CoT round; 0 learns nothing from it
     legacy: bool = True  # layout "reference": the key of that name in the checkpoint's tokenizer_config.json
 
     def __post_init__(self) -> None:
@@ -105,8 +101,8 @@ def encode_record(
     layout: str = "branched",
     *,
     weighting: str = "",
-    label_weight: float = DEFAULT_WEIGHTS[0],
-    cot_weight: float = DEFAULT_WEIGHTS[1],
+    label_weight: float = LABEL_WEIGHT,
+    cot_weight: float = COT_WEIGHT,
 ) -> EncodedRow:
     """The training row of one picture's `rounds`.
 
@@ -350,7 +346,7 @@ def _check_weighting(layout: str, weighting: str, label_weight: float, cot_weigh
     if weighting not in ("", *WEIGHTINGS):
         raise ExpllmError(f"unknown weighting {weighting!r}", f"use one of: {', '.join(WEIGHTINGS)}")
     meant = weighting or ("tokens" if layout == "reference" else "rounds")
-    if meant == "tokens" and (label_weight, cot_weight) != DEFAULT_WEIGHTS:
+    if meant == "tokens" and (label_weight, cot_weight) != (LABEL_WEIGHT, COT_WEIGHT):
         raise ExpllmError(
             f'label_weight {label_weight:g} and cot_weight {cot_weight:g} have no effect with weighting "tokens"',
             'leave them out, or set weighting="rounds"',
