@@ -138,6 +138,11 @@ class Experiment:
                 f"records.image_tokens is {self.records.image_tokens}, but the tower and projector give {wanted}",
                 f"set records.image_tokens={wanted}",
             )
+        if self.records.layout == "reference" and self.tokenizer.kind == "smollm2":
+            raise ExpllmError(
+                'records.layout is "reference", which a byte BPE tokenizer such as smollm2 cannot be used with',
+                "set records.layout=chained, or tokenizer.kind=sentencepiece",
+            )
         self._check_data()
         _same_shape("model.vision", self.model.vision, self.weights.vision, _TOWERS, _TOWER_SHAPE)
         _same_shape("model.decoder", self.model.decoder, self.weights.decoder, _DECODERS, _DECODER_SHAPE)

@@ -48,6 +48,7 @@ from expllm_jax.records import (
     Tokenizer,
     open_encoder,
     open_records,
+    open_tokenizer,
     rounds_of,
     train_sentencepiece,
     training_texts,
@@ -263,13 +264,9 @@ def _tokenizer(run: RunFolder, annotations: Sequence[Annotation], template: Conv
     if wanted.kind == "smollm2":
         return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), run.path / "tokenizer.json"))
     texts = training_texts([rounds_of(face, run.experiment.records.tasks) for face in annotations], template)
-    return train_sentencepiece(
-        texts,
-        run.path / "tokenizer.model",
-        wanted.pieces,
-        cross_words=wanted.cross_words,
-        split_digits=wanted.split_digits,
-    )
+    path = run.path / "tokenizer.model"
+    train_sentencepiece(texts, path, wanted.pieces, cross_words=wanted.cross_words, split_digits=wanted.split_digits)
+    return open_tokenizer(path, run.experiment.records)
 
 
 def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:

@@ -216,6 +216,11 @@ def test_the_number_of_image_tokens_has_to_be_the_projectors():
     assert error.remedy == "set records.image_tokens=16"
 
 
+def test_the_released_layout_needs_a_sentencepiece_tokenizer():
+    with pytest.raises(ExpllmError, match='records.layout is "reference"'):
+        override(load_experiment("small"), ["records.layout=reference"])
+
+
 @pytest.mark.parametrize(
     ("assignments", "problem"),
     [

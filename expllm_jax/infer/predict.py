@@ -152,7 +152,7 @@ class Predictor:
             len(names),
         )
         prompts = [self._prompt["cot"]] * rows
-        if self.files.encoder.config.layout == "chained":
+        if self.files.encoder.config.layout in ("chained", "reference"):
             # Trained on chains, the model has only seen the text asked for after the label.
             prompts = [
                 self.files.encoder.prompt("cot", history=[Round("label", reply.text)] if reply.text.strip() else [])

@@ -26,7 +26,7 @@ from expllm_jax.checkpoints import CHECKPOINTS, FROZEN, Checkpointer, export_inf
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import BASIC_7, FACS, vocabulary
 from expllm_jax.models import ExpLLMConfig, Params, abstract, merged
-from expllm_jax.records import STATISTICS, ConversationTemplate, EncodeConfig, RecordEncoder, load_tokenizer
+from expllm_jax.records import STATISTICS, ConversationTemplate, EncodeConfig, RecordEncoder, open_tokenizer
 
 MODEL, TEMPLATE = "model.json", "template.json"
 
@@ -130,7 +130,7 @@ def read_model_files(run_dir: str | Path) -> ModelFiles:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExpllmError(f"{path} is damaged ({error!r})", "copy it again from where the model was trained") from error
     template = ConversationTemplate.load(run_dir / TEMPLATE)
-    tokenizer = load_tokenizer(run_dir / tokenizer_file)
+    tokenizer = open_tokenizer(run_dir / tokenizer_file, encoding)
     for kind, found in (("template", template.fingerprint), ("tokenizer", tokenizer.fingerprint)):
         if found != expected[kind]:
             raise ExpllmError(f"the {kind} in {run_dir} is not the one its model was trained with", "copy it again")

@@ -2,8 +2,8 @@
 
 `RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
 the prompts that match them; `write_records` and `open_records` keep them in a TFDS data set of ArrayRecord files;
-`batches` streams them through Grain. `read_picture`, `square` and `normalise` are the way from any picture file to
-pixels.
+`batches` streams them through Grain; `read_list_file` and `RepeatedRows` mix several sets of them. `read_picture`,
+`square` and `normalise` are the way from any picture file to pixels.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ from expllm_jax.records.encode import (
     decode_answer,
     encode_prompt,
     encode_record,
+    open_tokenizer,
     pad_row,
 )
+from expllm_jax.records.list_file import ListEntry, RepeatedRows, read_list_file, repeated
 from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
 from expllm_jax.records.pipeline import PADDED_RECORD, BatchConfig, RowSource, batches, batches_per_epoch
+from expllm_jax.records.reference import ReferenceTokenizer
+from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
 from expllm_jax.records.tokenizers import (
     ByteBPETokenizer,
     SentencePieceTokenizer,
@@ -49,6 +53,8 @@ from expllm_jax.records.tokenizers import (
 __all__ = [
     "PADDED_RECORD",
     "PAD_COLOUR",
+    "QUESTION_INDEX",
+    "REFERENCE_KEYS",
     "STATISTICS",
     "TASKS",
     "BatchConfig",
@@ -56,10 +62,13 @@ __all__ = [
     "ConversationTemplate",
     "EncodeConfig",
     "EncodedRow",
+    "ListEntry",
     "Manifest",
     "Record",
     "RecordEncoder",
     "RecordSource",
+    "ReferenceTokenizer",
+    "RepeatedRows",
     "Roles",
     "Round",
     "RowSource",
@@ -69,6 +78,7 @@ __all__ = [
     "Tokenizer",
     "batches",
     "batches_per_epoch",
+    "choose_rounds",
     "decode_answer",
     "encode_prompt",
     "encode_record",
@@ -76,8 +86,11 @@ __all__ = [
     "normalise",
     "open_encoder",
     "open_records",
+    "open_tokenizer",
     "pad_row",
+    "read_list_file",
     "read_picture",
+    "repeated",
     "rounds_of",
     "square",
     "storable_picture",

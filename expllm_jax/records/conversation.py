@@ -8,7 +8,19 @@ Layout (ExpLLM, released code, `datasets/convsersation.py`; the wording here is 
     USER: {question}\\n
     ASSISTANT: {answer}</s>TASK: {description}\\n ...
 
-The wording lives in `templates/*.json`, so that another wording is another file and never another code path.
+The wording lives in `templates/*.json`, so that another wording is another file and never another code path. Such a
+file is one JSON object; every text in it is used exactly as written, white space included::
+
+    {
+      "name":   what the template is called
+      "system": the line that opens the conversation
+      "roles":  {"image": "Image:", "task": "TASK:", "user": "USER:", "assistant": "ASSISTANT:"}
+      "tasks":  {"label": {"description": …, "question": …}, "cot": {"description": …, "question": …}}
+    }
+
+The line ends, the space behind a role, and the end token are the layout's and are not written in the file. To run a
+released checkpoint, write its own sentences into a copy of `templates/released_form.json`, which has white space where
+the released wording has it (behind the system line and the CoT description), and use the layout "reference".
 """
 
 from __future__ import annotations

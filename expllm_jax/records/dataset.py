@@ -25,8 +25,7 @@ from tensorflow_datasets.core import dataset_info, sequential_writer
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.records.conversation import ConversationTemplate
-from expllm_jax.records.encode import EncodeConfig, EncodedRow, Record, RecordEncoder
-from expllm_jax.records.tokenizers import load_tokenizer
+from expllm_jax.records.encode import EncodeConfig, EncodedRow, Record, RecordEncoder, open_tokenizer
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses another."""
@@ -190,7 +189,7 @@ def open_encoder(folder: str | Path) -> RecordEncoder:
     """
     folder, manifest = Path(folder), Manifest.read(folder)
     template = ConversationTemplate.load(folder / TEMPLATE)
-    tokenizer = load_tokenizer(folder / manifest.tokenizer_file)
+    tokenizer = open_tokenizer(folder / manifest.tokenizer_file, manifest.encoding)
     for kind, found, named in (
         ("template", template.fingerprint, manifest.template),
         ("tokenizer", tokenizer.fingerprint, manifest.tokenizer),

@@ -1,19 +1,22 @@
 """A conversation about one picture as one row of tokens, with what may be seen and what is learnt.
 
-Two layouts:
+Three layouts:
 
 * "branched": the prefix (begin token, system line, image tokens) is segment 1, and every round is a branch of its own,
   segment 2, 3, …, whose positions restart right behind the prefix. With the model's mask (a token sees segment 1 and
   its own segment) the row computes what one row per round would, and pays for the picture once.
 * "chained": all rounds stand in segment 2 one behind the other, so that a round sees those before it. This is how the
   reference trains (ExpLLM released code, `datasets/facetask.py`); the order of the rounds is the caller's.
+* "reference": chained as well, and with the very tokens of the released code, which come from one string for the whole
+  conversation (see `records.reference`). It is what a released checkpoint has learnt from.
 
-Every text is tokenised on its own and the tokens are joined, in training and in inference alike; so a prompt for
-inference is, token for token, the beginning of a training row.
+In the first two every text is tokenised on its own and the tokens are joined, in training and in inference alike. In
+all three a prompt for inference is, token for token, the beginning of a training row.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,9 +27,14 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.records.conversation import TASKS, ConversationTemplate, Round, check_task, rounds_of
 from expllm_jax.records.pictures import storable_picture
-from expllm_jax.records.tokenizers import Tokenizer
+from expllm_jax.records.reference import ReferenceTokenizer, check_readable, reference_tokens
+from expllm_jax.records.round_order import QUESTION_INDEX, choose_rounds
+from expllm_jax.records.tokenizers import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
-LAYOUTS = ("branched", "chained")
+LAYOUTS = ("branched", "chained", "reference")
+WEIGHTINGS = ("rounds", "tokens")
+LABEL_WEIGHT, COT_WEIGHT = 3.0, 1.0
+"""Of the rounds in a row's loss by default: 3 : 1, as ExpLLM's lists repeat label and CoT records."""
 PADDING, PREFIX = 0, 1
 """Segment numbers, as the model's attention mask reads them; rounds count up from PREFIX + 1."""
 
@@ -59,14 +67,28 @@ class EncodeConfig:
     """How annotations become rows."""
 
     image_tokens: int = 256  # placeholders per picture, as many as the projector gives; 1 to 4096
-    layout: str = "branched"  # "branched" or "chained"
+    layout: str = "branched"  # "branched", "chained" or "reference"
     tasks: tuple[str, ...] = TASKS  # which rounds, in which order; those an annotation has no answer for are left out
-    label_weight: float = 3.0  # share of the label round in the loss, against …
-    cot_weight: float = 1.0  # … that of the CoT round (3 : 1 as ExpLLM's lists repeat them); 0 learns nothing from it
+    order: str = "tasks"  # "tasks", or "all", "box", "box_first", "shuffled": see records.round_order
+    order_seed: int = 0  # of the shuffled orders, together with the picture's name; 0 to 2³² - 1
+    weighting: str = ""  # of the loss: "rounds", "tokens"; "" is "tokens" in layout "reference" and "rounds" in others
+    label_weight: float = LABEL_WEIGHT  # with "rounds": share of the label round in the loss, against …
+    cot_weight: float = COT_WEIGHT  # … that of the CoT round; 0 learns nothing from it
+    legacy: bool = True  # layout "reference": the key of that name in the checkpoint's tokenizer_config.json
 
     def __post_init__(self) -> None:
         _check_layout(self.image_tokens, self.layout)
+        _check_weighting(self.layout, self.weighting, self.label_weight, self.cot_weight)
         _round_weights(self.tasks, self.label_weight, self.cot_weight)
+        if self.order not in ("tasks", *QUESTION_INDEX):
+            raise ExpllmError(f"unknown order {self.order!r}", f"use one of: tasks, {', '.join(QUESTION_INDEX)}")
+        if not 0 <= self.order_seed < 2**32:
+            raise ExpllmError(f"order_seed is {self.order_seed}", "use 0 to 4294967295")
+        if not self.legacy and self.layout != "reference":
+            raise ExpllmError(
+                f'legacy is false, which has no effect in layout "{self.layout}"',
+                'leave it out, or set layout="reference"',
+            )
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ExpllmError(f"tasks {self.tasks} is empty or names a task twice", f"choose among {', '.join(TASKS)}")
 
@@ -78,25 +100,33 @@ def encode_record(
     image_tokens: int,
     layout: str = "branched",
     *,
-    label_weight: float = 3.0,
-    cot_weight: float = 1.0,
+    weighting: str = "",
+    label_weight: float = LABEL_WEIGHT,
+    cot_weight: float = COT_WEIGHT,
 ) -> EncodedRow:
     """The training row of one picture's `rounds`.
 
-    Supervised are the answers and the end token behind each. A round's weight (label_weight or cot_weight over the sum
-    of those present) is spread evenly over its supervised tokens, so the row sums to 1: the loss is a mean over records
-    of means over tokens, which neither batch size nor packing changes.
+    Supervised are the answers and the end token behind each. The weights of a row sum to 1, so that the loss is a mean
+    over records, which neither batch size nor packing changes. Within the row, with `weighting` "rounds" a round's
+    weight (label_weight or cot_weight over the sum of those present) is spread evenly over its supervised tokens; with
+    "tokens" every supervised token of the row weighs the same, as in the released code, whose 3 : 1 of labels to texts
+    comes from repeating records instead (`records.list_file`). "" is "tokens" in the layout "reference" and "rounds" in
+    the others.
 
-    Raises ExpllmError for no rounds, an unknown layout, weights that are negative or all zero, image_tokens out of
-    range, or a text that holds the image placeholder.
+    Raises ExpllmError for no rounds, an unknown layout or weighting, weights that are negative, all zero or without
+    effect, image_tokens out of range, a tokenizer that the layout cannot use, or a text that holds the image
+    placeholder (or what `check_readable` refuses).
     """
     _check_layout(image_tokens, layout)
-    weights = _round_weights([round_.task for round_ in rounds], label_weight, cot_weight)
-    row = _RowBuilder(template, tokenizer, image_tokens, layout)
-    for round_, weight in zip(rounds, weights, strict=True):
-        row.ask(round_.task)
-        row.answer(round_.answer, weight)
-    return row.build()
+    weighting = _check_weighting(layout, weighting, label_weight, cot_weight)
+    shares = _round_weights([round_.task for round_ in rounds], label_weight, cot_weight)
+    row = _row(rounds, template, tokenizer, image_tokens, layout)
+    if isinstance(tokenizer, ReferenceTokenizer):
+        check_readable(rounds, template, tokenizer)
+    lengths = [end - start for start, end in row.answers]
+    if weighting == "tokens":
+        shares = [length / sum(lengths) for length in lengths]
+    return row.encoded(shares)
 
 
 def encode_prompt(
@@ -104,6 +134,7 @@ def encode_prompt(
     template: ConversationTemplate,
     tokenizer: Tokenizer,
     image_tokens: int,
+    layout: str = "branched",
     *,
     history: Sequence[Round] = (),
 ) -> EncodedRow:
@@ -113,21 +144,30 @@ def encode_prompt(
     round of a chained row). With `history` it is the chained row in which those rounds have been answered.
     """
     check_task(task)
-    _check_layout(image_tokens, "chained")
-    row = _RowBuilder(template, tokenizer, image_tokens, "chained")
-    for round_ in history:
-        row.ask(round_.task)
-        row.answer(round_.answer, 0.0)
-    row.ask(task)
-    return row.build()
+    _check_layout(image_tokens, layout)
+    layout = "chained" if layout == "branched" else layout
+    return _row(history, template, tokenizer, image_tokens, layout, asked=task).encoded()
 
 
 def decode_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The answer in generated `ids`: up to the first end token, without the space that joins it to "ASSISTANT:"."""
+    """The answer in generated `ids`: up to the first end token, without the space that joins it to "ASSISTANT:".
+
+    A ReferenceTokenizer's answer is stripped of all white space around it, as the released code does.
+    """
     ids = [int(token) for token in ids]
     if tokenizer.eos in ids:
         ids = ids[: ids.index(tokenizer.eos)]
-    return tokenizer.decode(ids).removeprefix(" ")
+    text = tokenizer.decode(ids)
+    return text.strip() if isinstance(tokenizer, ReferenceTokenizer) else text.removeprefix(" ")
+
+
+def open_tokenizer(path: str | Path, config: EncodeConfig) -> Tokenizer:
+    """The tokenizer file at `path` as `config.layout` needs it. Raises ExpllmError if it is of the wrong kind."""
+    tokenizer = load_tokenizer(path)
+    if config.layout == "reference":
+        _check_kind(config.layout, tokenizer, needed=SentencePieceTokenizer)
+        return ReferenceTokenizer(path, legacy=config.legacy)
+    return tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,32 +182,50 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordEncoder:
-    """Template, tokenizer and configuration together: annotation in, record out; and the matching prompts."""
+    """Template, tokenizer and configuration together: annotation in, record out; and the matching prompts.
+
+    Raises ExpllmError if the layout cannot use the tokenizer; `open_tokenizer` gives one that it can.
+    """
 
     template: ConversationTemplate
     tokenizer: Tokenizer
     config: EncodeConfig
 
-    def row(self, annotation: Annotation) -> EncodedRow:
+    def __post_init__(self) -> None:
+        _check_kind(self.config.layout, self.tokenizer)
+
+    def rounds(self, annotation: Annotation, *, draw: int = 0) -> tuple[Round, ...]:
+        """The annotation's rounds in `config`'s order. A shuffled order is a function of order_seed, the picture's name
+        and `draw`, which counts the copies (or epochs) of an annotation that are to differ."""
+        config = self.config
+        rounds = rounds_of(annotation, config.tasks)
+        if config.order == "tasks":
+            return rounds
+        rng = np.random.default_rng([config.order_seed, zlib.crc32(annotation.picture.encode()), draw])
+        by_task = {round_.task: round_ for round_ in rounds}
+        return tuple(by_task[task] for task in choose_rounds(by_task, QUESTION_INDEX[config.order], rng))
+
+    def row(self, annotation: Annotation, *, draw: int = 0) -> EncodedRow:
         """The training row of the annotation's rounds, as `config` says."""
         config = self.config
         return encode_record(
-            rounds_of(annotation, config.tasks), self.template, self.tokenizer, config.image_tokens, config.layout,
-            label_weight=config.label_weight, cot_weight=config.cot_weight,
+            self.rounds(annotation, draw=draw), self.template, self.tokenizer, config.image_tokens, config.layout,
+            weighting=config.weighting, label_weight=config.label_weight, cot_weight=config.cot_weight,
         )  # fmt: skip
 
-    def record(self, annotation: Annotation, picture: bytes | str | Path, *, id: str = "") -> Record:
+    def record(self, annotation: Annotation, picture: bytes | str | Path, *, id: str = "", draw: int = 0) -> Record:
         """The record of `annotation`; `picture` is a file or its content. The id is the annotation's picture path by
         default.
 
         Raises ExpllmError naming the picture if it cannot be read (see `pictures.read_picture`).
         """
         content = storable_picture(picture, name=annotation.picture)
-        return Record(id or annotation.picture, content, annotation, self.row(annotation))
+        return Record(id or annotation.picture, content, annotation, self.row(annotation, draw=draw))
 
     def prompt(self, task: str, *, history: Sequence[Round] = ()) -> EncodedRow:
         """See `encode_prompt`."""
-        return encode_prompt(task, self.template, self.tokenizer, self.config.image_tokens, history=history)
+        config = self.config
+        return encode_prompt(task, self.template, self.tokenizer, config.image_tokens, config.layout, history=history)
 
 
 def pad_row(row: EncodedRow, length: int, pad_token: int) -> EncodedRow:
@@ -185,45 +243,82 @@ def pad_row(row: EncodedRow, length: int, pad_token: int) -> EncodedRow:
     )
 
 
+@dataclass
+class _Row:
+    """A row before it is known how much each of its answers weighs."""
+
+    tokens: list[int]
+    positions: list[int]
+    segments: list[int]
+    answers: list[tuple[int, int]]  # of every round: first supervised token, and one past its end token
+
+    def encoded(self, shares: Sequence[float] = ()) -> EncodedRow:
+        """The row with each answer's share spread evenly over its tokens; without shares, nothing is learnt."""
+        weights = np.zeros(len(self.tokens), np.float32)
+        for (start, end), share in zip(self.answers, shares, strict=False):
+            weights[start:end] = share / (end - start)
+        return EncodedRow(
+            np.asarray(self.tokens, np.int32),
+            np.asarray(self.positions, np.int32),
+            np.asarray(self.segments, np.int32),
+            weights,
+        )
+
+
+def _row(
+    rounds: Sequence[Round],
+    template: ConversationTemplate,
+    tokenizer: Tokenizer,
+    image_tokens: int,
+    layout: str,
+    *,
+    asked: str = "",
+) -> _Row:
+    """The row in which `rounds` have been answered and, if `asked` names a task, that is asked next."""
+    _check_kind(layout, tokenizer)
+    if isinstance(tokenizer, ReferenceTokenizer):
+        found = reference_tokens(rounds, template, tokenizer, image_tokens, asked=asked)
+        length = len(found.ids)
+        segments = [PREFIX] * found.prefix + [PREFIX + 1] * (length - found.prefix)
+        return _Row(found.ids, list(range(length)), segments, found.answers)
+    builder = _RowBuilder(template, tokenizer, image_tokens, layout)
+    for round_ in rounds:
+        builder.ask(round_.task)
+        builder.answer(round_.answer)
+    if asked:
+        builder.ask(asked)
+    return builder.row
+
+
 class _RowBuilder:
-    """Grows a row text by text."""
+    """Grows a row of separately tokenised texts."""
 
     def __init__(self, template: ConversationTemplate, tokenizer: Tokenizer, image_tokens: int, layout: str) -> None:
         self._template, self._tokenizer, self._branched = template, tokenizer, layout == "branched"
         self._segment = PREFIX
-        self._tokens: list[int] = []
-        self._positions: list[int] = []
-        self._segments: list[int] = []
-        self._weights: list[float] = []
+        self.row = _Row([], [], [], [])
         self._add(tokenizer.encode(template.prefix_text(), first=True) + [tokenizer.image] * image_tokens)
-        self._prefix_length = len(self._tokens)
+        self._prefix_length = len(self.row.tokens)
 
     def ask(self, task: str) -> None:
         """Adds the prompt of a round, in a new branch if the layout has branches."""
         opening = self._segment == PREFIX
         self._segment = self._segment + 1 if self._branched or opening else self._segment
         after_image = self._branched or opening
-        start = self._prefix_length if after_image else len(self._tokens)
+        start = self._prefix_length if after_image else len(self.row.tokens)
         self._add(self._tokenizer.encode(self._template.prompt_text(task, after_image=after_image)), start=start)
 
-    def answer(self, answer: str, weight: float) -> None:
-        """Adds the answer and the end token, which share `weight`."""
+    def answer(self, answer: str) -> None:
+        """Adds the answer and the end token."""
+        start = len(self.row.tokens)
         ids = [*self._tokenizer.encode(self._template.answer_text(answer)), self._tokenizer.eos]
-        self._add(ids, start=self._positions[-1] + 1, weight=weight / len(ids))
+        self._add(ids, start=self.row.positions[-1] + 1)
+        self.row.answers.append((start, start + len(ids)))
 
-    def build(self) -> EncodedRow:
-        return EncodedRow(
-            np.asarray(self._tokens, np.int32),
-            np.asarray(self._positions, np.int32),
-            np.asarray(self._segments, np.int32),
-            np.asarray(self._weights, np.float32),
-        )
-
-    def _add(self, ids: list[int], *, start: int = 0, weight: float = 0.0) -> None:
-        self._tokens += ids
-        self._positions += range(start, start + len(ids))
-        self._segments += [self._segment] * len(ids)
-        self._weights += [weight] * len(ids)
+    def _add(self, ids: list[int], *, start: int = 0) -> None:
+        self.row.tokens += ids
+        self.row.positions += range(start, start + len(ids))
+        self.row.segments += [self._segment] * len(ids)
 
 
 def _check_layout(image_tokens: int, layout: str) -> None:
@@ -231,6 +326,32 @@ def _check_layout(image_tokens: int, layout: str) -> None:
         raise ExpllmError(f"unknown layout {layout!r}", f"use one of: {', '.join(LAYOUTS)}")
     if not 1 <= image_tokens <= 4096:
         raise ExpllmError(f"image_tokens is {image_tokens}", "use a number from 1 to 4096")
+
+
+def _check_kind(layout: str, tokenizer: Tokenizer, *, needed: type = ReferenceTokenizer) -> None:
+    """Raises ExpllmError unless `tokenizer` belongs to the layout: "reference" has a kind of its own."""
+    if layout == "reference" and not isinstance(tokenizer, needed):
+        raise ExpllmError(
+            f'the layout "reference" cannot use a {type(tokenizer).__name__}',
+            "open a LLaMA-style tokenizer.model with open_tokenizer, or use another layout",
+        )
+    if layout != "reference" and isinstance(tokenizer, ReferenceTokenizer):
+        raise ExpllmError(
+            f'a ReferenceTokenizer does not belong to the layout "{layout}"', "open the file with open_tokenizer"
+        )
+
+
+def _check_weighting(layout: str, weighting: str, label_weight: float, cot_weight: float) -> str:
+    """The weighting that is meant; raises ExpllmError if it is unknown or makes a chosen weight meaningless."""
+    if weighting not in ("", *WEIGHTINGS):
+        raise ExpllmError(f"unknown weighting {weighting!r}", f"use one of: {', '.join(WEIGHTINGS)}")
+    meant = weighting or ("tokens" if layout == "reference" else "rounds")
+    if meant == "tokens" and (label_weight, cot_weight) != (LABEL_WEIGHT, COT_WEIGHT):
+        raise ExpllmError(
+            f'label_weight {label_weight:g} and cot_weight {cot_weight:g} have no effect with weighting "tokens"',
+            'leave them out, or set weighting="rounds"',
+        )
+    return meant
 
 
 def _round_weights(tasks: Sequence[str], label_weight: float, cot_weight: float) -> list[float]:

@@ -98,6 +98,7 @@ class SentencePieceTokenizer(_FileTokenizer):
         try:
             model.ParseFromString(self._content)
             self._dummy_space = model.normalizer_spec.add_dummy_prefix
+            self._removes_spaces = model.normalizer_spec.remove_extra_whitespaces
             # Both settings lose white space; `encode` puts the dummy space back where pretraining had it.
             model.normalizer_spec.add_dummy_prefix = False
             model.normalizer_spec.remove_extra_whitespaces = False

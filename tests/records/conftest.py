@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-import sentencepiece
 import tokenizers
 
 from expllm_jax.records import (
@@ -18,7 +15,7 @@ from expllm_jax.records import (
     train_sentencepiece,
     training_texts,
 )
-from tests.records.examples import annotation
+from tests.records.examples import annotation, train_llama_style
 
 
 @pytest.fixture(scope="session")
@@ -38,15 +35,8 @@ def own_tokenizer(texts, tmp_path_factory) -> SentencePieceTokenizer:
 
 @pytest.fixture(scope="session")
 def llama_tokenizer(texts, tmp_path_factory) -> SentencePieceTokenizer:
-    """Made as LLaMA's model is: a dummy space, unk 0, bos 1, eos 2, no padding and no image piece."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text.replace("\n", " ") for text in texts]), model_writer=model, model_type="bpe",
-        vocab_size=600, hard_vocab_limit=False, byte_fallback=True, split_digits=True, add_dummy_prefix=True,
-        remove_extra_whitespaces=False, normalization_rule_name="identity", minloglevel=2, num_threads=1,
-    )  # fmt: skip
     path = tmp_path_factory.mktemp("llama") / "tokenizer.model"
-    path.write_bytes(model.getvalue())
+    train_llama_style(texts, path)
     return SentencePieceTokenizer(path)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
+import sentencepiece
 from PIL import Image
 
 from expllm_jax.faces import EXPRESSIONS, Annotation
@@ -38,3 +41,14 @@ def picture_bytes(index: int, size: int = 32) -> bytes:
     content = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), index % 256, np.uint8)).save(content, "PNG")
     return content.getvalue()
+
+
+def train_llama_style(texts: Iterable[str], path: Path) -> None:
+    """Writes a SentencePiece model made as LLaMA's: a dummy space, unk 0, bos 1, eos 2, no padding, no image piece."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text.replace("\n", " ") for text in texts]), model_writer=model, model_type="bpe",
+        vocab_size=600, hard_vocab_limit=False, byte_fallback=True, split_digits=True, add_dummy_prefix=True,
+        remove_extra_whitespaces=False, normalization_rule_name="identity", minloglevel=2, num_threads=1,
+    )  # fmt: skip
+    path.write_bytes(model.getvalue())
