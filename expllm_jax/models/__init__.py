@@ -4,7 +4,20 @@
 again inside a jitted function, and `abstract(config)` the shapes alone, without allocating anything.
 """
 
-from expllm_jax.models.decoder import Decoder, DecoderConfig, KVCache, smollm2_135m, vicuna_7b
+from expllm_jax.models.decoder import Decoder, DecoderConfig, KVCache
+from expllm_jax.models.decoder_sizes import (
+    llama3_8b,
+    llama31_8b,
+    llama32_1b,
+    mistral_7b,
+    qwen25_0_5b,
+    qwen25_7b,
+    smollm2_1_7b,
+    smollm2_135m,
+    smollm2_360m,
+    vicuna_7b,
+    vicuna_13b,
+)
 from expllm_jax.models.expllm import PAPER_TRAINABLE, ExpLLM, ExpLLMConfig, attention_mask, expllm_7b, merged
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
@@ -12,7 +25,6 @@ from expllm_jax.models.projector import Projector, ProjectorConfig
 from expllm_jax.models.vit import ViT, ViTConfig, vit_b14, vit_l14, vit_s14
 
 __all__ = [
-    "PAPER_TRAINABLE",
     "AbstractParams",
     "Decoder",
     "DecoderConfig",
@@ -21,6 +33,7 @@ __all__ = [
     "KVCache",
     "LoRAConfig",
     "ModelDef",
+    "PAPER_TRAINABLE",
     "Params",
     "Projector",
     "ProjectorConfig",
@@ -31,12 +44,21 @@ __all__ = [
     "count",
     "expllm_7b",
     "init",
+    "llama31_8b",
+    "llama32_1b",
+    "llama3_8b",
     "merge",
     "merge_lora",
     "merged",
+    "mistral_7b",
+    "qwen25_0_5b",
+    "qwen25_7b",
     "select",
     "smollm2_135m",
+    "smollm2_1_7b",
+    "smollm2_360m",
     "split",
+    "vicuna_13b",
     "vicuna_7b",
     "vit_b14",
     "vit_l14",

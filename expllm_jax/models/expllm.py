@@ -15,7 +15,8 @@ from flax import nnx
 from jax import lax
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models.decoder import Decoder, DecoderConfig, vicuna_7b
+from expllm_jax.models.decoder import Decoder, DecoderConfig
+from expllm_jax.models.decoder_sizes import vicuna_7b
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import Params
 from expllm_jax.models.projector import Projector, ProjectorConfig

@@ -31,7 +31,7 @@ from expllm_jax.models import (
     abstract,
     merged,
 )
-from expllm_jax.models.layers.rope import parse_rope_scaling
+from expllm_jax.weights.decoder_configs import decoder_hf_config
 from expllm_jax.weights.dinov2 import MASK_TOKEN, dinov2_table
 from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, gather, scatter
 
@@ -97,34 +97,12 @@ def dinov2_hf_config(config: ViTConfig) -> dict[str, Any]:
     }
 
 
-def llama_hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """The `config.json` with which `transformers` builds the same decoder; Qwen2 is LLaMA with q, k, v biases."""
-    factor = parse_rope_scaling(config.rope_scaling)
-    return {
-        "architectures": ["Qwen2ForCausalLM" if config.qkv_bias else "LlamaForCausalLM"],
-        "model_type": "qwen2" if config.qkv_bias else "llama",
-        "vocab_size": config.vocab,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": factor} if factor != 1 else None,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied,
-        "max_position_embeddings": config.max_length,
-        "hidden_act": "silu",
-        "torch_dtype": config.param_dtype,
-    }
-
-
 def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, folder: str | Path) -> Path:
-    """Writes the whole model, adapters folded in, so that other tools open its parts (see the module's text).
+    """Writes the whole model so that other tools open its parts (see the module's text).
 
-    The folder appears complete or not at all. Position tables are exported as stored; a tower with resize "scale_0.1"
-    gives slightly other features in `transformers`, which knows "size" (and "antialias" with registers) only.
+    Adapters are folded in. The folder appears complete or not at all. Position tables are
+    exported as stored; a tower with resize "scale_0.1" gives slightly other features in `transformers`, which knows
+    "size" (and "antialias" with registers) only.
 
     Args:
       params: parameters of `ExpLLM(config)`.
@@ -195,7 +173,7 @@ def _parts(config: ExpLLMConfig) -> tuple[tuple[str, Table, dict[str, Any]], ...
     return (
         ("vision", dinov2_table(config.vision), dinov2_hf_config(config.vision)),
         ("projector", projector_table(config.projector), {}),
-        ("decoder", llama_table(config.decoder), llama_hf_config(config.decoder)),
+        ("decoder", llama_table(config.decoder), decoder_hf_config(config.decoder)),
     )
 
 
