@@ -22,6 +22,7 @@ from expllm_jax.models.expllm import PAPER_TRAINABLE, ExpLLM, ExpLLMConfig, atte
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
+from expllm_jax.models.quantize import dequantize_int8, quantize_int8
 from expllm_jax.models.vit import ViT, ViTConfig, vit_b14, vit_l14, vit_s14
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "abstract",
     "attention_mask",
     "count",
+    "dequantize_int8",
     "expllm_7b",
     "init",
     "llama31_8b",
@@ -51,6 +53,7 @@ __all__ = [
     "merge_lora",
     "merged",
     "mistral_7b",
+    "quantize_int8",
     "qwen25_0_5b",
     "qwen25_7b",
     "select",

@@ -18,7 +18,7 @@ from jax import lax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models.layers import REMAT_POLICIES, Linear, RMSNorm, apply_rope, rope_tables, run_layers
-from expllm_jax.models.layers.linear import INIT_STD
+from expllm_jax.models.layers.linear import BASES, INIT_STD
 from expllm_jax.models.layers.rope import parse_rope_scaling
 from expllm_jax.models.lora import LoRAConfig
 from expllm_jax.parallel import attention, constrain
@@ -52,6 +52,7 @@ class DecoderConfig:
     remat: str = "none"  # what the backward pass computes again: none, full, dots
     dtype: str = "float32"  # compute dtype
     param_dtype: str = "float32"  # dtype the parameters are stored in; adapters are always float32
+    base: str = "full"  # "int8": kernels of the layers are frozen 8-bit numbers, one scale per output; see quantize.py
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
@@ -65,6 +66,8 @@ class DecoderConfig:
             raise ExpllmError(f"decoder head_dim {self.head_dim} is odd", "rotary positions need an even head_dim")
         if self.remat not in REMAT_POLICIES:
             raise ExpllmError(f"decoder remat is {self.remat!r}", f"choose from {', '.join(REMAT_POLICIES)}")
+        if self.base not in BASES:
+            raise ExpllmError(f"decoder base is {self.base!r}", f"choose from {', '.join(BASES)}")
         if not self.rope_theta > 1:
             raise ExpllmError(f"decoder rope_theta is {self.rope_theta}", "give a number above 1, such as 10000")
         if self.sliding_window < 0:
@@ -136,6 +139,7 @@ class Attention(nnx.Module):
                 dtype=config.dtype,
                 param_dtype=config.param_dtype,
                 init_std=config.init_std,
+                base=config.base,
             )
 
         self.q = linear("q", D, config.heads * h, config.qkv_bias)
@@ -171,6 +175,7 @@ class MLP(nnx.Module):
             "dtype": config.dtype,
             "param_dtype": config.param_dtype,
             "init_std": config.init_std,
+            "base": config.base,
         }
         self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
         self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)

@@ -29,6 +29,7 @@ from expllm_jax.models import (
     ProjectorConfig,
     ViTConfig,
     abstract,
+    dequantize_int8,
     merged,
 )
 from expllm_jax.weights.decoder_configs import decoder_hf_config
@@ -100,7 +101,7 @@ def dinov2_hf_config(config: ViTConfig) -> dict[str, Any]:
 def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, folder: str | Path) -> Path:
     """Writes the whole model so that other tools open its parts (see the module's text).
 
-    Adapters are folded in. The folder appears complete or not at all. Position tables are
+    Adapters are folded in and int8 kernels made full. The folder appears complete or not at all. Position tables are
     exported as stored; a tower with resize "scale_0.1" gives slightly other features in `transformers`, which knows
     "size" (and "antialias" with registers) only.
 
@@ -123,6 +124,9 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
             f"the tower's mlp_ratio is {config.vision.mlp_ratio}, which Dinov2Model cannot be", "use a whole number"
         )
     config, params = merged(config, dict(params))
+    if config.decoder.base == "int8":
+        decoder, params = dequantize_int8(params, config.decoder, "decoder/")
+        config = dataclasses.replace(config, decoder=decoder)
     expected = abstract(config)[1]
     if misfits := sorted(set(expected) ^ set(params)):
         raise ExpllmError(f"parameters do not fit the configuration: {', '.join(misfits)}", "export what was trained")

@@ -186,6 +186,7 @@ def test_cache_without_index_is_refused():
         {"rope_scaling": "yarn:2"},
         {"rope_scaling": "linear:x"},
         {"rope_theta": 1.0},
+        {"base": "int4"},
         {"sliding_window": -1},
         {"sliding_window": 63},
     ],
