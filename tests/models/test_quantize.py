@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from expllm_jax import stages
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import (
     KVCache,
@@ -242,6 +244,22 @@ def test_int8_kernels_cannot_be_chosen_to_train(whole):
     _, params, _ = whole
     with pytest.raises(ExpllmError, match="decoder/blocks/attn/k/kernel, which is int8"):
         select(params, [r"decoder/.*"])
+
+
+def test_pre_trained_weights_are_quantised_on_the_way_in(monkeypatch):
+    """A cast to the kernel's dtype would make them zeros."""
+    config = changed(INT8_MODEL, decoder_lora=LoRAConfig(), vision_lora=LoRAConfig())
+    tower, decoder = random_params(config.vision)[1], random_params(MODEL.decoder)[1]
+    monkeypatch.setattr(stages, "asset_path", str)
+    monkeypatch.setattr(stages, "dinov2_from_onnx", lambda path, vision: tower)
+    monkeypatch.setattr(stages, "decoder_from_gguf", lambda path: (MODEL.decoder, decoder))
+    experiment = SimpleNamespace(weights=SimpleNamespace(decoder="smollm2"), train=SimpleNamespace(seed=0))
+    graphdef, params = stages.initial_params(experiment, config)
+    assert list(params) == list(graphdef.paths)
+    for path, leaf in quantize_int8(decoder, MODEL.decoder)[1].items():
+        found = params[f"decoder/{path}"]
+        assert found.dtype == leaf.dtype, path
+        np.testing.assert_array_equal(found, leaf, err_msg=path)
 
 
 def test_merging_adapters_makes_a_full_decoder(whole):
