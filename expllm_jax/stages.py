@@ -37,7 +37,7 @@ from expllm_jax.engine import narrate
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
-from expllm_jax.models import ExpLLMConfig, ModelDef, Params, abstract, count, init, merge, select
+from expllm_jax.models import ExpLLMConfig, ModelDef, Params, abstract, count, init, merge, quantize_int8, select
 from expllm_jax.parallel import make_mesh
 from expllm_jax.records import (
     ByteBPETokenizer,
@@ -290,7 +290,10 @@ def initial_params(experiment: Experiment, model: ExpLLMConfig) -> tuple[ModelDe
     shapes = abstract(model)[1]
     loaded = {f"vision/{path}": leaf for path, leaf in dinov2_from_onnx(asset_path("dinov2-s"), model.vision).items()}
     if experiment.weights.decoder == "smollm2":
-        loaded |= {f"decoder/{path}": leaf for path, leaf in decoder_from_gguf(asset_path("smollm2"))[1].items()}
+        decoder, leaves = decoder_from_gguf(asset_path("smollm2"))
+        if model.decoder.base == "int8":
+            leaves = quantize_int8(leaves, decoder)[1]
+        loaded |= {f"decoder/{path}": leaf for path, leaf in leaves.items()}
     wrong = [path for path, leaf in loaded.items() if path not in shapes or shapes[path].shape != leaf.shape]
     if wrong:
         raise ExpllmError(

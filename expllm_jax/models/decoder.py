@@ -18,7 +18,7 @@ from jax import lax
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models.layers import REMAT_POLICIES, Linear, RMSNorm, apply_rope, rope_tables, run_layers
 from expllm_jax.models.layers.cross_entropy import TokenLosses, head_cross_entropy
-from expllm_jax.models.layers.linear import INIT_STD
+from expllm_jax.models.layers.linear import BASES, INIT_STD
 from expllm_jax.models.layers.rope import parse_rope_scaling
 from expllm_jax.models.lora import LoRAConfig
 from expllm_jax.parallel import attention, constrain
@@ -26,7 +26,11 @@ from expllm_jax.parallel import attention, constrain
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Shape of a LLaMA-architecture decoder. Sizes: `smollm2_135m`, `vicuna_7b`."""
+    """Shape of a LLaMA-architecture decoder. Published sizes are in `decoder_sizes`.
+
+    A sliding window is never computed: rows of at most `sliding_window` tokens do not feel it, so that a longer
+    `max_length` is refused. That keeps the mask a matter of the callers alone, and costs nothing.
+    """
 
     vocab: int  # V
     width: int  # D
@@ -36,17 +40,19 @@ class DecoderConfig:
     head_dim: int  # h, even
     mlp_width: int  # F
     rope_theta: float = 10000.0  # base of the rotary frequencies
-    rope_scaling: str = ""  # "" or "linear:FACTOR" (positions divided by FACTOR)
+    rope_scaling: str = ""  # "", "linear:4", "llama3:8,1,4,8192" or "yarn:4,32768"; see layers/rope.py
+    sliding_window: int = 0  # a token sees itself and at most this many - 1 before it (Mistral-7B-v0.1); 0: all
     norm_eps: float = 1e-5  # of every RMSNorm
     tied: bool = False  # the output head is the embedding
     qkv_bias: bool = False  # bias on q, k and v
     # Standard deviation of fresh kernels; 0: 1 / sqrt(inputs), which a narrow decoder from scratch learns faster with.
     init_std: float = INIT_STD
-    max_length: int = 2048  # tokens of the longest row it is meant for
+    max_length: int = 2048  # tokens of the longest row it is meant for; at most sliding_window, if there is one
     unroll: bool = False  # unroll the layers instead of scanning them; same parameters
     remat: str = "none"  # what the backward pass computes again: none, full, dots
     dtype: str = "float32"  # compute dtype
     param_dtype: str = "float32"  # dtype the parameters are stored in; adapters are always float32
+    base: str = "full"  # "int8": kernels of the layers are frozen 8-bit numbers, one scale per output; see quantize.py
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
@@ -60,6 +66,18 @@ class DecoderConfig:
             raise ExpllmError(f"decoder head_dim {self.head_dim} is odd", "rotary positions need an even head_dim")
         if self.remat not in REMAT_POLICIES:
             raise ExpllmError(f"decoder remat is {self.remat!r}", f"choose from {', '.join(REMAT_POLICIES)}")
+        if self.base not in BASES:
+            raise ExpllmError(f"decoder base is {self.base!r}", f"choose from {', '.join(BASES)}")
+        if not self.rope_theta > 1:
+            raise ExpllmError(f"decoder rope_theta is {self.rope_theta}", "give a number above 1, such as 10000")
+        if self.sliding_window < 0:
+            raise ExpllmError(f"decoder sliding_window is {self.sliding_window}", "give 0 (none) or a positive number")
+        if 0 < self.sliding_window < self.max_length:
+            raise ExpllmError(
+                f"decoder max_length {self.max_length} is above its sliding_window {self.sliding_window}, and a window "
+                "that cuts is not computed",
+                f"set max_length={self.sliding_window} or less, where the window changes nothing",
+            )
         parse_rope_scaling(self.rope_scaling)
 
     def build(self, rngs: nnx.Rngs) -> Decoder:
@@ -121,6 +139,7 @@ class Attention(nnx.Module):
                 dtype=config.dtype,
                 param_dtype=config.param_dtype,
                 init_std=config.init_std,
+                base=config.base,
             )
 
         self.q = linear("q", D, config.heads * h, config.qkv_bias)
@@ -162,6 +181,7 @@ class MLP(nnx.Module):
             "dtype": config.dtype,
             "param_dtype": config.param_dtype,
             "init_std": config.init_std,
+            "base": config.base,
         }
         self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
         self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)
@@ -272,28 +292,3 @@ class Decoder(nnx.Module):
         else:
             logits = self.lm_head(h_BTD).astype(jnp.float32)
         return constrain(logits, "logits_BTV") if logits.ndim == 3 else logits
-
-
-def smollm2_135m(**changes: object) -> DecoderConfig:
-    """SmolLM2-135M: 134,515,008 parameters, output head tied to the embedding."""
-    config = DecoderConfig(
-        vocab=49152,
-        width=576,
-        depth=30,
-        heads=9,
-        kv_heads=3,
-        head_dim=64,
-        mlp_width=1536,
-        rope_theta=100000.0,
-        tied=True,
-        max_length=8192,
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def vicuna_7b(**changes: object) -> DecoderConfig:
-    """Vicuna-7B-v1.5 (LLaMA-2-7B), the paper's decoder: 6,738,415,616 parameters."""
-    config = DecoderConfig(
-        vocab=32000, width=4096, depth=32, heads=32, kv_heads=32, head_dim=128, mlp_width=11008, max_length=4096
-    )
-    return dataclasses.replace(config, **changes)

@@ -17,11 +17,13 @@ from flax import nnx
 from jax import lax
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models.decoder import Decoder, DecoderConfig, vicuna_7b
+from expllm_jax.models.decoder import Decoder, DecoderConfig
+from expllm_jax.models.decoder_sizes import vicuna_7b
 from expllm_jax.models.layers.cross_entropy import TokenLosses
 from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import Params
 from expllm_jax.models.projector import Projector, ProjectorConfig
+from expllm_jax.models.quantize import dequantize_int8
 from expllm_jax.models.vit import ViT, ViTConfig
 from expllm_jax.models.vit_sizes import vit_l14
 
@@ -164,7 +166,13 @@ class ExpLLM(nnx.Module):
 
 
 def merged(config: ExpLLMConfig, params: Params) -> tuple[ExpLLMConfig, Params]:
-    """The same function without adapters: configuration of rank 0, and parameters with every adapter folded in."""
+    """The same function without adapters: configuration of rank 0, and parameters with every adapter folded in.
+
+    Adapters beside int8 kernels make the decoder a full one again (four times the memory in float32).
+    """
+    if config.decoder.base == "int8" and config.decoder_lora.rank:
+        decoder, params = dequantize_int8(params, config.decoder, "decoder/")
+        config = dataclasses.replace(config, decoder=decoder)
     params = merge_lora(params, config.vision_lora, "vision/")
     params = merge_lora(params, config.decoder_lora, "decoder/")
     return dataclasses.replace(config, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig()), params

@@ -50,11 +50,16 @@ def merge_lora(params: Mapping[str, jax.Array], config: LoRAConfig, prefix: str 
     """Folds every adapter whose path starts with `prefix` into its kernel and drops its leaves.
 
     The sum is made in float32 and cast to the kernel's dtype. A model of the same configuration with rank 0 and these
-    parameters computes the same function (without dropout).
+    parameters computes the same function (without dropout). An int8 kernel is refused, because rounding the sum again
+    would lose most of a small delta.
     """
     merged = dict(params)
     for path in [path for path in params if path.startswith(prefix) and path.endswith("/lora_a")]:
         stem = path.removesuffix("/lora_a")
+        if f"{stem}/kernel_scale" in params:
+            raise ExpllmError(
+                f"{stem}/kernel is int8, into which no adapter can be folded", "call dequantize_int8 first, or `merged`"
+            )
         a, b, kernel = merged.pop(path), merged.pop(f"{stem}/lora_b"), params[f"{stem}/kernel"]
         if a.shape[-1] != config.rank:
             raise ExpllmError(

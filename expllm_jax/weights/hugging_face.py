@@ -29,9 +29,10 @@ from expllm_jax.models import (
     ProjectorConfig,
     ViTConfig,
     abstract,
+    dequantize_int8,
     merged,
 )
-from expllm_jax.models.layers.rope import parse_rope_scaling
+from expllm_jax.weights.decoder_configs import decoder_hf_config
 from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, gather, scatter
 from expllm_jax.weights.tower_configs import tower_hf_config
 from expllm_jax.weights.towers import tower_fillers, tower_table
@@ -76,34 +77,12 @@ def projector_table(config: ProjectorConfig) -> dict[str, Source]:
     return table
 
 
-def llama_hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """The `config.json` with which `transformers` builds the same decoder; Qwen2 is LLaMA with q, k, v biases."""
-    factor = parse_rope_scaling(config.rope_scaling)
-    return {
-        "architectures": ["Qwen2ForCausalLM" if config.qkv_bias else "LlamaForCausalLM"],
-        "model_type": "qwen2" if config.qkv_bias else "llama",
-        "vocab_size": config.vocab,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": factor} if factor != 1 else None,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied,
-        "max_position_embeddings": config.max_length,
-        "hidden_act": "silu",
-        "torch_dtype": config.param_dtype,
-    }
-
-
 def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, folder: str | Path) -> Path:
-    """Writes the whole model, adapters folded in, so that other tools open its parts (see the module's text).
+    """Writes the whole model so that other tools open its parts (see the module's text).
 
-    The folder appears complete or not at all. Position tables are exported as stored; a tower with resize "scale_0.1"
-    gives slightly other features in `transformers`, which knows "size" (and "antialias" with registers) only.
+    Adapters are folded in and int8 kernels made full. The folder appears complete or not at all. Position tables are
+    exported as stored; a tower with resize "scale_0.1" gives slightly other features in `transformers`, which knows
+    "size" (and "antialias" with registers) only.
 
     Args:
       params: parameters of `ExpLLM(config)`.
@@ -118,6 +97,9 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
     if folder.exists():
         raise ExpllmError(f"{folder} exists already", "choose a new folder, or remove it first")
     config, params = merged(config, dict(params))
+    if config.decoder.base == "int8":
+        decoder, params = dequantize_int8(params, config.decoder, "decoder/")
+        config = dataclasses.replace(config, decoder=decoder)
     expected = abstract(config)[1]
     if misfits := sorted(set(expected) ^ set(params)):
         raise ExpllmError(f"parameters do not fit the configuration: {', '.join(misfits)}", "export what was trained")
@@ -168,7 +150,7 @@ def _parts(config: ExpLLMConfig) -> tuple[tuple[str, Table, dict[str, Any]], ...
     return (
         ("vision", tower_table(config.vision), tower_hf_config(config.vision)),
         ("projector", projector_table(config.projector), {}),
-        ("decoder", llama_table(config.decoder), llama_hf_config(config.decoder)),
+        ("decoder", llama_table(config.decoder), decoder_hf_config(config.decoder)),
     )
 
 

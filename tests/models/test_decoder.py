@@ -19,10 +19,20 @@ from expllm_jax.models import (
     SlotCache,
     abstract,
     attention_mask,
+    count,
     decode_token,
     decoding,
     decoding_weights,
+    llama3_8b,
+    llama31_8b,
+    llama32_1b,
     merge,
+    mistral_7b,
+    qwen25_0_5b,
+    qwen25_7b,
+    smollm2_1_7b,
+    smollm2_360m,
+    vicuna_13b,
 )
 from tests.models.sizes import DECODER, changed, random_params
 
@@ -136,6 +146,7 @@ def test_cached_decoding_equals_the_full_forward():
         DECODER,
         changed(DECODER, tied=True, qkv_bias=True, rope_scaling="linear:2"),
         changed(DECODER, mlp_width=3 * 64 + 5),
+        changed(DECODER, base="int8"),
     ],
 )
 @pytest.mark.parametrize("lora", [LoRAConfig(), LoRAConfig(rank=3, targets=("q", "v", "down"))])
@@ -227,6 +238,10 @@ def test_cache_without_index_is_refused():
         {"remat": "some"},
         {"rope_scaling": "yarn:2"},
         {"rope_scaling": "linear:x"},
+        {"rope_theta": 1.0},
+        {"base": "int4"},
+        {"sliding_window": -1},
+        {"sliding_window": 63},
     ],
 )
 def test_impossible_configurations_are_refused(changes):
@@ -235,20 +250,36 @@ def test_impossible_configurations_are_refused(changes):
     assert DecoderConfig(**vars(DECODER)) == DECODER
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("changes", [{}, {"tied": True, "kv_heads": 6}, {"rope_scaling": "linear:2"}])
-def test_agrees_with_transformers(changes):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from expllm_jax.weights.hugging_face import llama_hf_config, llama_table
-    from expllm_jax.weights.naming import scatter
+def test_a_window_as_wide_as_the_longest_row_changes_nothing():
+    """It is accepted, and the model is the one without: the last of 64 tokens still sees the first."""
+    assert abstract(changed(DECODER, sliding_window=64))[1] == abstract(DECODER)[1]
+    with pytest.raises(ExpllmError) as caught:
+        mistral_7b("0.1", max_length=8192)
+    assert "max_length=4096" in caught.value.remedy
 
-    config = changed(DECODER, **changes)
-    graphdef, params = random_params(config)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama_hf_config(config))).eval()
-    tensors = {name: torch.from_numpy(value) for name, value in scatter(params, llama_table(config)).items()}
-    result = model.load_state_dict(tensors, strict=False)
-    assert set(result.missing_keys) <= {"lm_head.weight"} and not result.unexpected_keys
-    with torch.no_grad():
-        expected = model(torch.from_numpy(TOKENS), position_ids=torch.from_numpy(POSITIONS)).logits.numpy()
-    np.testing.assert_allclose(forward(graphdef, params, TOKENS, POSITIONS), expected, atol=5e-5)
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (smollm2_360m(), 361_821_120),
+        (smollm2_1_7b(), 1_711_376_384),
+        (vicuna_13b(), 13_015_864_320),
+        (llama3_8b(), 8_030_261_248),
+        (llama31_8b(), 8_030_261_248),
+        (llama32_1b(), 1_235_814_400),
+        (mistral_7b("0.1"), 7_241_732_096),
+        (mistral_7b("0.2"), 7_241_732_096),
+        (mistral_7b(), 7_248_023_552),
+        (qwen25_0_5b(), 494_032_768),
+        (qwen25_7b(), 7_615_616_512),
+    ],
+)
+def test_number_of_parameters(config, parameters):
+    """Those of the published files; the two sizes that experiments name are in test_params.py."""
+    assert count(abstract(config)[1]) == parameters
+
+
+def test_changes_of_a_size():
+    assert smollm2_360m(depth=2, width=64).width == 64 and mistral_7b("0.1", vocab=7).vocab == 7
+    with pytest.raises(ExpllmError, match="'0.4'"):
+        mistral_7b("0.4")

@@ -8,8 +8,10 @@ from flax import nnx
 
 from expllm_jax.models.layers.dropout import dropout
 from expllm_jax.models.lora import LoRAConfig
+from expllm_jax.models.quantize import to_int8
 
 INIT_STD = 0.02  # of every dense kernel and embedding, as in DINOv2 and LLaMA
+BASES = ("full", "int8")  # how a kernel is stored
 
 
 class Linear(nnx.Module):
@@ -17,7 +19,8 @@ class Linear(nnx.Module):
 
     `stack` prepends layer axes to every parameter: one module then describes L equal layers, and `jax.lax.scan` walks
     along the first axis. The adapter is computed in float32 whatever the compute dtype is; its result is cast back.
-    The kernel starts with standard deviation init_std, or 1 / sqrt(inputs) if that is 0.
+    The kernel starts with standard deviation init_std, or 1 / sqrt(inputs) if that is 0. With base "int8" it is stored
+    as int8 beside a float32 `kernel_scale` of every output, is frozen, and y = (x @ kernel) * kernel_scale + ....
     """
 
     def __init__(
@@ -32,10 +35,15 @@ class Linear(nnx.Module):
         dtype: str = "float32",
         param_dtype: str = "float32",
         init_std: float = INIT_STD,
+        base: str = "full",
     ):
         self.dtype = dtype
         kernel = (init_std or inputs**-0.5) * jax.random.normal(rngs.params(), (*stack, inputs, outputs), jnp.float32)
-        self.kernel = nnx.Param(kernel.astype(param_dtype))
+        if base == "int8":
+            kernel, scale = to_int8(kernel)
+            self.kernel, self.kernel_scale = nnx.Param(kernel), nnx.Param(scale)
+        else:
+            self.kernel, self.kernel_scale = nnx.Param(kernel.astype(param_dtype)), None
         self.bias = nnx.Param(jnp.zeros((*stack, outputs), param_dtype)) if bias else None
         self.lora = lora if lora is not None and lora.rank else None
         if self.lora:
@@ -47,10 +55,11 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """x (..., inputs) -> (..., outputs) in the compute dtype; adapter dropout only when a key is given."""
         # One matrix of all tokens: for a (B, T, D) operand XLA's CPU backend transposes on the way to the kernel's
-        # gradient,
-        # which makes that product nearly twice as slow.
+        # gradient, which makes that product nearly twice as slow.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
         y = (rows @ self.kernel[...].astype(self.dtype)).reshape(*x.shape[:-1], -1)
+        if self.kernel_scale is not None:  # per output, so it may follow the sum; int8 is exact in every float dtype
+            y = (y * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(self.dtype)
         if self.lora:
@@ -64,6 +73,8 @@ class Linear(nnx.Module):
     def folded(self) -> jax.Array:
         """One kernel (..., inputs, outputs) in the compute dtype that does what kernel and adapter do together."""
         kernel = self.kernel[...]
+        if self.kernel_scale is not None:
+            kernel = kernel.astype(jnp.float32) * self.kernel_scale[...][..., None, :]
         if self.lora:
             delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest") * self.lora.scaling
             kernel = kernel.astype(jnp.float32) + delta
