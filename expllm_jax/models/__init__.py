@@ -6,7 +6,7 @@ again inside a jitted function, and `abstract(config)` the shapes alone, without
 
 from expllm_jax.models.decoder import Decoder, DecoderConfig, KVCache, smollm2_135m, vicuna_7b
 from expllm_jax.models.expllm import PAPER_TRAINABLE, ExpLLM, ExpLLMConfig, attention_mask, expllm_7b, merged
-from expllm_jax.models.lora import LoRAConfig, merge_lora
+from expllm_jax.models.lora import LoRAConfig, merge_lora, unmerge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
 from expllm_jax.models.vit import ViT, ViTConfig, vit_b14, vit_l14, vit_s14
@@ -37,6 +37,7 @@ __all__ = [
     "select",
     "smollm2_135m",
     "split",
+    "unmerge_lora",
     "vicuna_7b",
     "vit_b14",
     "vit_l14",
