@@ -225,27 +225,31 @@ class ViT(nnx.Module):
         patches = pixels_BHWC.reshape(B, down, p, across, p, 3).transpose(0, 1, 3, 2, 4, 5)
         x_BND = self.patch_embed(patches.reshape(B, down * across, p * p * 3))
         position_TD = self.position_embedding[...].astype(jnp.float32)
-        x_BND = x_BND + self._positions(position_TD[1:], down, across).astype(dtype)
+        x_BND = x_BND + fitted_positions(self.config, position_TD[1:], down, across).astype(dtype)
         before = [(self.cls_token[...].astype(jnp.float32) + position_TD[:1]).astype(dtype)]
         if self.register_tokens is not None:
             before.append(self.register_tokens[...].astype(dtype))
         before_BRD = jnp.broadcast_to(jnp.concatenate(before), (B, 1 + self.config.registers, D))
         return constrain(jnp.concatenate([before_BRD, x_BND], 1), "residual_BTD")
 
-    def _positions(self, table_ND: jax.Array, down: int, across: int) -> jax.Array:
-        """The stored square position table, resized to a grid of down x across patches: (N, D) float32."""
-        native = self.config.native_grid
-        if (down, across) == (native, native):
-            return table_ND
-        # Meta added 0.1 so that rounding never loses a row; it moves every sample a little.
-        extra = 0.1 if self.config.resize == "scale_0.1" else 0.0
-        rows, columns = (
-            bicubic_matrix(native, size, (size + extra) / native, antialias=self.config.resize == "antialias")
-            for size in (down, across)
-        )
-        table_HWD = table_ND.reshape(native, native, -1)
-        resized = jnp.einsum("yh,hwd,xw->yxd", rows, table_HWD, columns, precision="highest")
-        return resized.reshape(down * across, -1)
+
+def fitted_positions(config: ViTConfig, table_ND: jax.Array, down: int, across: int) -> jax.Array:
+    """The stored square position table of the patches, resized to a grid of down x across by the tower's convention.
+
+    (native_grid^2, D) float32 -> (down * across, D) float32; the table itself where the grid is the stored one.
+    """
+    native = config.native_grid
+    if (down, across) == (native, native):
+        return table_ND
+    # Meta added 0.1 so that rounding never loses a row; it moves every sample a little.
+    extra = 0.1 if config.resize == "scale_0.1" else 0.0
+    rows, columns = (
+        bicubic_matrix(native, size, (size + extra) / native, antialias=config.resize == "antialias")
+        for size in (down, across)
+    )
+    table_HWD = table_ND.reshape(native, native, -1)
+    resized = jnp.einsum("yh,hwd,xw->yxd", rows, table_HWD, columns, precision="highest")
+    return resized.reshape(down * across, -1)
 
 
 def vit_s14(**changes: object) -> ViTConfig:

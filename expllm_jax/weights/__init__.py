@@ -5,13 +5,19 @@ error.
 """
 
 from expllm_jax.weights.dinov2 import dinov2_from_onnx
+from expllm_jax.weights.exporting import ADAPTER_FORMS, AdapterForm, export_safetensors
 from expllm_jax.weights.gguf_llama import decoder_from_gguf, tokenizer_json_from_gguf
-from expllm_jax.weights.hugging_face import export_safetensors, read_safetensors
+from expllm_jax.weights.hugging_face import read_safetensors
+from expllm_jax.weights.peft import export_adapter, import_adapter
 
 __all__ = [
+    "ADAPTER_FORMS",
+    "AdapterForm",
     "decoder_from_gguf",
     "dinov2_from_onnx",
+    "export_adapter",
     "export_safetensors",
+    "import_adapter",
     "read_safetensors",
     "tokenizer_json_from_gguf",
 ]
