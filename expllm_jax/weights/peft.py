@@ -134,10 +134,9 @@ def import_adapter(folder: str | Path, config: ExpLLMConfig, part: Part) -> tupl
     folder = Path(folder)
     settings, tensors = _read_config(folder), _read_tensors(folder)
     modules = _modules(_table(config, part))
-    if not any(f".{name}." in key for key in tensors for name in modules):
-        older = {name: _older(name) for name in modules}
-        if any(f".{name}." in key for key in tensors for name in older.values()):
-            modules = {older[name]: source for name, source in modules.items()}
+    older = {_older(name): source for name, source in modules.items()}
+    if any(f".{name}." in key for key in tensors for name in set(older) - set(modules)):
+        modules = older
     lora = _lora_config(settings, modules, folder / _CONFIG)
     adapted = dataclasses.replace(config, **{f"{part}_lora": lora})
     table = _adapter_table(modules, lora, part)
