@@ -9,9 +9,11 @@ from expllm_jax.weights.exporting import ADAPTER_FORMS, AdapterForm, export_safe
 from expllm_jax.weights.gguf_llama import decoder_from_gguf, tokenizer_json_from_gguf
 from expllm_jax.weights.hugging_face import read_safetensors
 from expllm_jax.weights.peft import export_adapter, import_adapter
+from expllm_jax.weights.writing import SHARD_BYTES
 
 __all__ = [
     "ADAPTER_FORMS",
+    "SHARD_BYTES",
     "AdapterForm",
     "decoder_from_gguf",
     "dinov2_from_onnx",
