@@ -82,3 +82,12 @@ def gather(
             "check that it is the right file, and the configuration the right size",
         )
     return params
+
+
+def scatter(params: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
+    """Our parameters as foreign tensors, contiguous in memory; the inverse of `gather` for formats that are written."""
+    tensors = {}
+    for name, source in table.items():
+        value = params[source.path] if source.layer is None else params[source.path][source.layer]
+        tensors[name] = np.ascontiguousarray(source.transform.theirs(np.asarray(value)))
+    return tensors
