@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from expllm_jax.checkpoints import Checkpointer
 from expllm_jax.errors import ExpllmError
@@ -31,7 +32,7 @@ from expllm_jax.infer import Answer, Predictor, export_run, read_model_files, re
 from expllm_jax.records import Record, open_records
 from expllm_jax.stages import RunFolder, predictor
 from expllm_jax.train import Progress
-from expllm_jax.weights import export_safetensors
+from expllm_jax.weights import SHARD_BYTES, AdapterForm, export_safetensors
 
 ANSWERS, METRICS, REPORT = "answers.jsonl", "metrics.json", "report.html"
 MAIN_SPLIT = "mild"
@@ -124,12 +125,34 @@ def export_model(run: RunFolder) -> Path:
     return run.export
 
 
-def export_weights(run_dir: str | Path, folder: str | Path) -> Path:
-    """Safetensors of a run or an export: vision, projector and decoder in the layouts that other tools open."""
-    config = read_model_files(run_dir).config
-    params = read_run_params(run_dir, config)[0]
+def export_weights(
+    run_dir: str | Path,
+    folder: str | Path,
+    *,
+    adapters: AdapterForm = "merged",
+    image_size: int | Literal["run", "stored"] = "run",
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Safetensors of a run or an export: vision, projector and decoder in the layouts that other tools open.
+
+    Args:
+      run_dir: the run or export.
+      folder: must not exist yet.
+      adapters: "merged" into the kernels, or "peft" for adapters beside the plain parts.
+      image_size: pixels a side that the tower's position table is fitted to; "run": those of the run's own pictures;
+        "stored": the table stays as it is.
+      shard_bytes: largest weight file.
+
+    Raises:
+      ExpllmError: as `weights.export_safetensors` and `infer.read_run_params` do, or the folder cannot be written.
+    """
+    files = read_model_files(run_dir)
+    params = read_run_params(run_dir, files.config)[0]
+    pixels = {"run": files.pictures.size, "stored": None}.get(image_size, image_size)
     try:
-        return export_safetensors(params, config, folder)
+        return export_safetensors(
+            params, files.config, folder, adapters=adapters, image_size=pixels, shard_bytes=shard_bytes
+        )
     except OSError as error:
         raise ExpllmError(
             f"the weights cannot be written to {folder} ({error.strerror or error})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -203,9 +204,19 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 def _weights_export(options: argparse.Namespace) -> dict[str, Any]:
     from expllm_jax.assessment import export_weights
 
-    folder = export_weights(options.run, options.to)
-    _show(options, f"safetensors  {folder}/vision  {folder}/projector  {folder}/decoder")
-    return {"weights": str(folder)}
+    folder = export_weights(
+        options.run,
+        options.to,
+        adapters=options.adapters,
+        image_size=options.image_size,
+        shard_bytes=int(options.shard_gb * 10**9),
+    )
+    parts = {part: str(folder / part) for part in ("vision", "projector", "decoder")}
+    adapters = {path.name: str(path) for path in sorted(folder.glob("*_adapter"))}
+    opens = "transformers.AutoModel, AutoModelForCausalLM" + (", peft.PeftModel" if adapters else "")
+    written = "  ".join([*parts.values(), *adapters.values()])
+    _show(options, f"safetensors  {written}\nopens with: {opens} .from_pretrained")
+    return {"weights": str(folder), **parts, **adapters}
 
 
 def _config_show(options: argparse.Namespace) -> dict[str, Any]:
@@ -309,6 +320,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     _run(out)
     out.add_argument("--to", required=True, help="the folder to write; it must not exist")
+    out.add_argument(
+        "--adapters",
+        choices=("merged", "peft"),
+        default="merged",
+        help="fold LoRA adapters into the weights, or write them beside the plain weights for PEFT (default: merged)",
+    )
+    out.add_argument(
+        "--image-size",
+        type=_image_size,
+        default="run",
+        metavar="PIXELS|run|stored",
+        help="the picture size that the tower's position table is fitted to, because transformers fits it otherwise; "
+        "'run' is the size of the run's own pictures, 'stored' leaves the table as it is (default: run, usually 224)",
+    )
+    out.add_argument(
+        "--shard-gb",
+        type=_positive,
+        default=5.0,
+        metavar="GB",
+        help="largest weight file, in 10^9 bytes; larger parts are numbered files and an index (default: 5)",
+    )
 
     config = _group(verbs, "config", "look at experiments")
     show = _verb(
@@ -337,6 +369,24 @@ def _group(verbs: Any, name: str, what: str) -> Any:
 def _natural(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number greater than 0")
+    return value
+
+
+def _image_size(text: str) -> int | str:
+    if text in ("run", "stored"):
+        return text
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor 'run' nor 'stored'")
     return int(text)
 
 

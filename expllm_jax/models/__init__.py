@@ -28,7 +28,7 @@ from expllm_jax.models.expllm import (
     expllm_7b,
     merged,
 )
-from expllm_jax.models.lora import LoRAConfig, merge_lora
+from expllm_jax.models.lora import LoRAConfig, merge_lora, unmerge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
 from expllm_jax.models.quantize import dequantize_int8, quantize_int8
@@ -80,6 +80,7 @@ __all__ = [
     "smollm2_1_7b",
     "smollm2_360m",
     "split",
+    "unmerge_lora",
     "vicuna_13b",
     "vicuna_7b",
     "vit_b14",

@@ -324,7 +324,7 @@ class ViT(nnx.Module):
         x_BND = self.patch_embed(patches.reshape(B, down * across, p * p * 3))
         position_TD = self.position_embedding[...].astype(jnp.float32)
         of_cls_1D, of_patches_ND = jnp.split(position_TD, [int(self.cls_token is not None)])
-        x_BND = x_BND + self._positions(of_patches_ND, down, across).astype(dtype)
+        x_BND = x_BND + fitted_positions(self.config, of_patches_ND, down, across).astype(dtype)
         before = []
         if self.cls_token is not None:
             before.append((self.cls_token[...].astype(jnp.float32) + of_cls_1D).astype(dtype))
@@ -335,17 +335,21 @@ class ViT(nnx.Module):
             x_BND = jnp.concatenate([before_BRD, x_BND], 1)
         return constrain(x_BND if self.pre_norm is None else self.pre_norm(x_BND), "residual_BTD")
 
-    def _positions(self, table_ND: jax.Array, down: int, across: int) -> jax.Array:
-        """The stored square position table, resized to a grid of down x across patches: (N, D) float32."""
-        native = self.config.native_grid
-        if (down, across) == (native, native):
-            return table_ND
-        # Meta added 0.1 so that rounding never loses a row; it moves every sample a little.
-        extra = 0.1 if self.config.resize == "scale_0.1" else 0.0
-        rows, columns = (
-            bicubic_matrix(native, size, (size + extra) / native, antialias=self.config.resize == "antialias")
-            for size in (down, across)
-        )
-        table_HWD = table_ND.reshape(native, native, -1)
-        resized = jnp.einsum("yh,hwd,xw->yxd", rows, table_HWD, columns, precision="highest")
-        return resized.reshape(down * across, -1)
+
+def fitted_positions(config: ViTConfig, table_ND: jax.Array, down: int, across: int) -> jax.Array:
+    """The stored square position table of the patches, resized to a grid of down x across by the tower's convention.
+
+    (native_grid^2, D) float32 -> (down * across, D) float32; the table itself where the grid is the stored one.
+    """
+    native = config.native_grid
+    if (down, across) == (native, native):
+        return table_ND
+    # Meta added 0.1 so that rounding never loses a row; it moves every sample a little.
+    extra = 0.1 if config.resize == "scale_0.1" else 0.0
+    rows, columns = (
+        bicubic_matrix(native, size, (size + extra) / native, antialias=config.resize == "antialias")
+        for size in (down, across)
+    )
+    table_HWD = table_ND.reshape(native, native, -1)
+    resized = jnp.einsum("yh,hwd,xw->yxd", rows, table_HWD, columns, precision="highest")
+    return resized.reshape(down * across, -1)

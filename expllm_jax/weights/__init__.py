@@ -6,17 +6,25 @@ error.
 
 from expllm_jax.weights.decoder_configs import decoder_config_from_hf, decoder_hf_config
 from expllm_jax.weights.dinov2 import dinov2_from_onnx
+from expllm_jax.weights.exporting import ADAPTER_FORMS, AdapterForm, export_safetensors
 from expllm_jax.weights.gguf_llama import decoder_from_gguf, tokenizer_json_from_gguf
-from expllm_jax.weights.hugging_face import export_safetensors, read_safetensors
+from expllm_jax.weights.hugging_face import read_safetensors
+from expllm_jax.weights.peft import export_adapter, import_adapter
 from expllm_jax.weights.tower_configs import tower_config_from_hf, tower_hf_config
 from expllm_jax.weights.towers import tower_fillers, tower_table, tower_tensors
+from expllm_jax.weights.writing import SHARD_BYTES
 
 __all__ = [
+    "ADAPTER_FORMS",
+    "SHARD_BYTES",
+    "AdapterForm",
     "decoder_config_from_hf",
     "decoder_from_gguf",
     "decoder_hf_config",
     "dinov2_from_onnx",
+    "export_adapter",
     "export_safetensors",
+    "import_adapter",
     "read_safetensors",
     "tokenizer_json_from_gguf",
     "tower_config_from_hf",

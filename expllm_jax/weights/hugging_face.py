@@ -1,25 +1,15 @@
-"""Safetensors in the layout of Hugging Face: folders that `transformers` opens, and back.
-
-folder/expllm.json                        our configuration
-folder/vision/{config.json,model.safetensors}     Dinov2Model, CLIPVisionModel or SiglipVisionModel
-folder/decoder/{config.json,model.safetensors}    LlamaForCausalLM
-folder/projector/model.safetensors        layers.N.weight, layers.N.bias
-"""
+"""The layout of Hugging Face's files: names and configurations, and reading folders that `exporting` wrote."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import (
@@ -29,15 +19,11 @@ from expllm_jax.models import (
     ProjectorConfig,
     ViTConfig,
     abstract,
-    dequantize_int8,
-    merged,
 )
-from expllm_jax.weights.decoder_configs import decoder_hf_config
-from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, gather, scatter
-from expllm_jax.weights.tower_configs import tower_hf_config
+from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, gather
 from expllm_jax.weights.towers import tower_fillers, tower_table
+from expllm_jax.weights.writing import INDEX, WEIGHTS
 
-_WEIGHTS = "model.safetensors"
 _CONFIG = "expllm.json"
 
 # Hugging Face name inside `model.layers.N.` -> our path inside `blocks/`
@@ -77,50 +63,6 @@ def projector_table(config: ProjectorConfig) -> dict[str, Source]:
     return table
 
 
-def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, folder: str | Path) -> Path:
-    """Writes the whole model so that other tools open its parts (see the module's text).
-
-    Adapters are folded in and int8 kernels made full. The folder appears complete or not at all. Position tables are
-    exported as stored; a tower with resize "scale_0.1" gives slightly other features in `transformers`, which knows
-    "size" (and "antialias" with registers) only.
-
-    Args:
-      params: parameters of `ExpLLM(config)`.
-      config: its configuration, with adapters if `params` has them.
-      folder: must not exist yet.
-
-    Raises:
-      ExpllmError: the folder exists, the parameters do not fit the configuration, or the tower is one that Hugging
-        Face's Dinov2Model cannot be (without LayerScale, or with an mlp_ratio that is no whole number).
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise ExpllmError(f"{folder} exists already", "choose a new folder, or remove it first")
-    config, params = merged(config, dict(params))
-    if config.decoder.base == "int8":
-        decoder, params = dequantize_int8(params, config.decoder, "decoder/")
-        config = dataclasses.replace(config, decoder=decoder)
-    expected = abstract(config)[1]
-    if misfits := sorted(set(expected) ^ set(params)):
-        raise ExpllmError(f"parameters do not fit the configuration: {', '.join(misfits)}", "export what was trained")
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        for part, table, settings in _parts(config):
-            target = unfinished / part
-            target.mkdir(parents=True)
-            tensors = scatter(_under(params, f"{part}/"), table)
-            if part == "vision":  # Hugging Face's class would complain that they are missing
-                tensors |= tower_fillers(config.vision)
-            save_file(tensors, target / _WEIGHTS, metadata={"format": "pt"})
-            if settings:
-                (target / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        (unfinished / _CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
 def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.ndarray]]:
     """Reads what `export_safetensors` wrote.
 
@@ -128,29 +70,44 @@ def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.nda
       ExpllmError: a file is missing or damaged, or any weight missing, unexpected or mis-shaped.
     """
     folder = Path(folder)
+    from expllm_jax.weights.peft import attach_adapters  # it imports the tables above
+
     config = _read_config(folder / _CONFIG)
     expected = abstract(config)[1]
     params: dict[str, np.ndarray] = {}
-    for part, table, _ in _parts(config):
-        path = folder / part / _WEIGHTS
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ExpllmError(f"{path} cannot be read: {error}", "export the model again") from error
+    for part, table in _parts(config):
+        path = folder / part / WEIGHTS
+        tensors = _load(path)
         leaves = _under(expected, f"{part}/")
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
         dtype = next(iter(leaves.values())).dtype
         read = gather(tensors, table, shapes, origin=str(path), ignored=tower_fillers(config.vision), dtype=dtype)
         params |= {f"{part}/{name}": value for name, value in read.items()}
-    return config, {path: params[path] for path in expected}
+    config, params = attach_adapters(folder, config, params)
+    return config, dict(sorted(params.items()))
 
 
-def _parts(config: ExpLLMConfig) -> tuple[tuple[str, Table, dict[str, Any]], ...]:
-    """(folder and path prefix, table, Hugging Face configuration) of each part."""
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file, or of the numbered files that an index beside it lists."""
+    try:
+        index = path.with_name(INDEX)
+        if path.exists() or not index.exists():
+            return load_file(path)
+        places = json.loads(index.read_text())["weight_map"]
+        tensors: dict[str, np.ndarray] = {}
+        for file in sorted(set(places.values())):
+            tensors |= load_file(path.with_name(file))
+        return tensors
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ExpllmError(f"{path} cannot be read: {error}", "export the model again") from error
+
+
+def _parts(config: ExpLLMConfig) -> tuple[tuple[str, Table], ...]:
+    """(folder and path prefix, table) of each part."""
     return (
-        ("vision", tower_table(config.vision), tower_hf_config(config.vision)),
-        ("projector", projector_table(config.projector), {}),
-        ("decoder", llama_table(config.decoder), decoder_hf_config(config.decoder)),
+        ("vision", tower_table(config.vision)),
+        ("projector", projector_table(config.projector)),
+        ("decoder", llama_table(config.decoder)),
     )
 
 

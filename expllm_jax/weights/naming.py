@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +47,11 @@ def sources(entry: Source | tuple[Source, ...]) -> tuple[Source, ...]:
 def divided(array: np.ndarray, parts: int) -> list[np.ndarray]:
     """The equal parts of a fused tensor; raises ValueError if its first axis does not divide."""
     return [array] if parts == 1 else np.split(np.atleast_1d(array), parts)
+
+
+def fused(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The inverse of `divided`."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def gather(
@@ -106,5 +111,5 @@ def scatter(params: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndar
         for source in sources(entry):
             value = params[source.path] if source.layer is None else params[source.path][source.layer]
             parts.append(source.transform.theirs(np.asarray(value)))
-        tensors[name] = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        tensors[name] = np.ascontiguousarray(fused(parts))
     return tensors

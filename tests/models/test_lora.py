@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import PAPER_TRAINABLE, LoRAConfig, abstract, merge, merge_lora, merged, select
+from expllm_jax.models import PAPER_TRAINABLE, LoRAConfig, abstract, merge, merge_lora, merged, select, unmerge_lora
 from expllm_jax.models.layers import Linear
 from tests.models.sizes import LORA, WHOLE, changed, random_params
 
@@ -82,9 +82,67 @@ def test_every_part_that_the_paper_trains_gets_a_gradient():
     assert all(np.abs(value).max() > 0 for value in gradient.values())
 
 
-def test_merging_with_another_rank_is_refused():
-    with pytest.raises(ExpllmError, match="rank 2"):
-        merge_lora(random_params(WHOLE)[1], LoRAConfig(rank=4))
+ONE = "decoder/blocks/attn/q"
+ADAPTERS = {path: leaf for path, leaf in random_params(WHOLE)[1].items() if "/lora_" in path}
+
+
+def test_the_delta_is_alpha_over_rank_times_the_product():
+    params = random_params(WHOLE)[1]
+    folded = merge_lora(params, LORA, "decoder/")
+    a, b, kernel = (np.float64(params[f"{ONE}/{leaf}"]) for leaf in ("lora_a", "lora_b", "kernel"))
+    np.testing.assert_allclose(folded[f"{ONE}/kernel"], kernel + 8 / 2 * a @ b, atol=1e-6)
+    assert {path for path in folded if "/lora_" in path} == {path for path in ADAPTERS if path.startswith("vision/")}
+
+
+def test_unmerging_is_the_inverse_within_rounding():
+    params = random_params(WHOLE)[1]
+    folded = merge_lora(params, LORA, "decoder/")
+    back = unmerge_lora(folded, ADAPTERS, LORA, "decoder/")
+    assert set(back) == set(params)
+    for path, value in params.items():
+        # one rounding on the way there and one back, each at most 2^-24 of what was rounded
+        bound = 2.0**-24 * (np.abs(value) + np.abs(folded[path])) * 1.001 if path in folded else 0
+        assert np.all(np.abs(np.float64(back[path]) - value) <= bound), path
+    assert np.abs(np.float64(folded[f"{ONE}/kernel"]) - params[f"{ONE}/kernel"]).max() > 0.1
+
+
+def test_unmerging_in_bfloat16_is_close_only():
+    narrow = changed(WHOLE, decoder=changed(WHOLE.decoder, param_dtype="bfloat16"))
+    shapes = abstract(narrow)[1]
+    params = {path: value.astype(shapes[path].dtype) for path, value in random_params(narrow)[1].items()}
+    back = unmerge_lora(merge_lora(params, LORA, "decoder/"), ADAPTERS, LORA, "decoder/")
+    before, after = (np.float32(p[f"{ONE}/kernel"]) for p in (params, back))
+    assert back[f"{ONE}/kernel"].dtype == params[f"{ONE}/kernel"].dtype
+    assert 0 < np.abs(after - before).max() < 0.02
+
+
+def test_a_merge_that_would_do_nothing_is_refused():
+    """Each of these would hand back, unchanged or half changed, what the caller takes for the merged model."""
+    params = random_params(WHOLE)[1]
+    plain = {path: leaf for path, leaf in params.items() if path not in ADAPTERS}
+    halved = {path: leaf for path, leaf in params.items() if path != f"{ONE}/lora_b"}
+    cases = [
+        (params, LoRAConfig(), "decoder/", f"unexpected {ONE}/lora_a"),  # rank 0 over trained adapters
+        (params, LORA, "decoders/", "starts with 'decoders/'"),  # a prefix that matches nothing
+        (params, LORA, "projector/", "no linear layer under 'projector/'"),
+        (plain, LORA, "decoder/", f"missing {ONE}/lora_a, {ONE}/lora_b"),  # adapters that never arrived
+        (halved, LORA, "decoder/", f"missing {ONE}/lora_b"),
+        (params, changed(LORA, targets=("q",)), "decoder/", "unexpected decoder/blocks/attn/v/lora_a"),
+        (params, changed(LORA, rank=4), "decoder/", f"{ONE}/lora_a has rank 2"),
+    ]
+    for held, config, prefix, told in cases:
+        with pytest.raises(ExpllmError) as caught:
+            merge_lora(held, config, prefix)
+        assert told in caught.value.problem
+    with pytest.raises(ExpllmError, match="hold adapters already"):
+        unmerge_lora(params, ADAPTERS, LORA, "decoder/")
+    with pytest.raises(ExpllmError, match="missing"):
+        unmerge_lora(plain, {}, LORA, "decoder/")
+
+
+def test_a_model_without_adapters_merges_into_itself():
+    params = random_params(PLAIN)[1]
+    assert merged(PLAIN, params) == (PLAIN, params)
 
 
 @pytest.mark.parametrize("changes", [{"rank": -1}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ("q_proj",)}])

@@ -43,9 +43,13 @@ def test_the_paper_trains_25_960_448():
     params = abstract(expllm_7b())[1]
     trainable, frozen = select(params, PAPER_TRAINABLE)
     assert count(trainable) == 25_960_448
-    assert count(select(trainable, [r"projector/.*"])[0]) == 20_979_712
-    assert count(select(trainable, [r"vision/.*"])[0]) == 786_432
-    assert count(select(trainable, [r"decoder/.*"])[0]) == 4_194_304
+    of_adapters = 24 * 2 * 8 * (1024 + 1024), 32 * 2 * 8 * (4096 + 4096)  # layers, q and v, rank, A and B
+    assert count(select(trainable, [r"vision/.*"])[0]) == of_adapters[0] == 786_432
+    assert count(select(trainable, [r"decoder/.*"])[0]) == of_adapters[1] == 4_194_304
+    assert count(select(trainable, [r"projector/.*"])[0]) == (1024 + 1) * 4096 + (4096 + 1) * 4096 == 20_979_712
+    assert count(select(frozen, [r"vision/.*"])[0]) == 304_367_616
+    assert count(select(frozen, [r"decoder/.*"])[0]) == 6_738_415_616
+    assert count(params) == 25_960_448 + 304_367_616 + 6_738_415_616
     assert set(trainable) | set(frozen) == set(params) and not set(trainable) & set(frozen)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from expllm_jax.models import merge
 from expllm_jax.models.layers import bicubic_matrix
+from expllm_jax.models.vit import fitted_positions
 from tests.models.sizes import VISION, changed, random_params
 
 
@@ -41,11 +41,11 @@ def interpolate(image, out_h, out_w, scale_h, scale_w):
 @pytest.mark.parametrize("grid", [(3, 3), (4, 7), (9, 6)])
 def test_position_table_follows_both_conventions(resize, extra, grid):
     config = changed(VISION, resize=resize)
-    graphdef, params = random_params(config)
+    _, params = random_params(config)
     n, (down, across) = config.native_grid, grid
     table = np.asarray(params["position_embedding"])[1:].reshape(n, n, -1)
     expected = interpolate(table, down, across, (down + extra) / n, (across + extra) / n)
-    resized = merge(graphdef, params)._positions(table.reshape(n * n, -1), down, across)
+    resized = fitted_positions(config, table.reshape(n * n, -1), down, across)
     np.testing.assert_allclose(np.asarray(resized).reshape(down, across, -1), expected, atol=1e-6)
 
 
@@ -53,11 +53,11 @@ def test_position_table_follows_both_conventions(resize, extra, grid):
 def test_antialiased_position_table_is_pillow_s(grid):
     """PyTorch's antialias=True was written to equal Pillow's bicubic; Pillow works on float pictures, too."""
     config = changed(VISION, resize="antialias")
-    graphdef, params = random_params(config)
+    _, params = random_params(config)
     n, (down, across) = config.native_grid, grid
     table = np.asarray(params["position_embedding"])[1:].reshape(n, n, -1)
     channels = [Image.fromarray(table[..., c]).resize((across, down), Image.Resampling.BICUBIC) for c in range(4)]
-    resized = merge(graphdef, params)._positions(table.reshape(n * n, -1), down, across).reshape(down, across, -1)
+    resized = fitted_positions(config, table.reshape(n * n, -1), down, across).reshape(down, across, -1)
     np.testing.assert_allclose(np.asarray(resized)[..., :4], np.stack([np.asarray(c) for c in channels], -1), atol=1e-6)
 
 
