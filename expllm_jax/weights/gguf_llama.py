@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import gguf
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import DecoderConfig, abstract
-from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform, gather
+from expllm_jax.models import DecoderConfig
+from expllm_jax.weights.foreign import ForeignWeights
+from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform
+from expllm_jax.weights.tensor_files import TensorInfo
 
 # GGUF name inside `blk.N.` -> our path inside `blocks/`; "attn_q" and "attn_k" are un-permuted besides
 _BLOCK = {
@@ -26,6 +29,14 @@ _BLOCK = {
     "ffn_down.weight": "mlp/down/kernel",
 }
 _CONTROL_TOKEN = 3  # GGUF token type of special tokens
+_KINDS = gguf.GGMLQuantizationType
+_DEQUANTISED = frozenset(
+    _KINDS[name]
+    for name in (
+        "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K "
+        "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS"
+    ).split()
+)
 
 
 class _Metadata:
@@ -49,29 +60,74 @@ class _Metadata:
         return default
 
 
-def decoder_from_gguf(path: str | Path, dtype: str = "float32") -> tuple[DecoderConfig, dict[str, np.ndarray]]:
-    """Reads configuration and weights; quantised tensors are dequantised.
+class _GgufTensors:
+    """The tensors of a GGUF file, dequantised to float32 one at a time.
+
+    Raises ExpllmError if one is stored in a way that cannot be dequantised here.
+    """
+
+    def __init__(self, metadata: _Metadata):
+        self.origin = str(metadata.path)
+        self._path = metadata.path
+        self._stored = {tensor.name: tensor for tensor in metadata.reader.tensors}
+        self.tensors = {
+            tensor.name: TensorInfo(tuple(int(size) for size in reversed(tensor.shape)), np.dtype(np.float32))
+            for tensor in metadata.reader.tensors
+        }
+        unknown = [
+            f"{tensor.name} ({tensor.tensor_type.name})"
+            for tensor in metadata.reader.tensors
+            if tensor.tensor_type not in _DEQUANTISED
+        ]
+        if unknown:
+            raise ExpllmError(
+                f"{self.origin} stores tensors in a way that cannot be dequantised: {', '.join(unknown)}",
+                f"quantise the model as one of: {', '.join(sorted(kind.name for kind in _DEQUANTISED))}",
+            )
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """See `TensorFile.read`."""
+        stored = self._stored[name]
+        layout = stored.data  # the reader's view of the mapped file: its shape is looked at, its bytes are not
+        shape, start = layout.shape, int(stored.data_offset)
+        if rows is not None:
+            start += rows.start * math.prod(shape[1:]) * layout.dtype.itemsize
+            shape = (rows.stop - rows.start, *shape[1:])
+        try:
+            raw = np.fromfile(self._path, layout.dtype, math.prod(shape), offset=start)
+        except OSError as error:
+            raise ExpllmError(f"{self.origin} cannot be read: {error}", "check the path") from error
+        if raw.size != math.prod(shape):
+            raise ExpllmError(f"{self.origin} ends inside the tensor {name!r}", "it was cut: copy it again")
+        return gguf.quants.dequantize(raw.reshape(shape), stored.tensor_type)
+
+
+def open_gguf(path: str | Path, dtype: str = "float32") -> ForeignWeights:
+    """Opens the decoder of a GGUF file of architecture `llama`; quantised tensors are dequantised as they are read.
 
     Args:
-      path: a GGUF file of architecture `llama`.
-      dtype: of the returned parameters, and the configuration's `param_dtype`.
-
-    Returns:
-      (configuration, parameters of `Decoder(configuration)` by our paths).
+      path: the file.
+      dtype: the configuration's `param_dtype`.
 
     Raises:
-      ExpllmError: unreadable, another architecture, frequency scaling we do not know, or any weight missing,
-        unexpected or mis-shaped.
+      ExpllmError: unreadable, another architecture, a quantisation or frequency scaling we do not know.
     """
     metadata = _Metadata(path)
     config = _config(metadata, dtype)
-    table = _table(config)
-    tensors = {
-        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in metadata.reader.tensors
-    }
-    shapes = {name: leaf.shape for name, leaf in abstract(config)[1].items()}
     # newer exporters store the rotary frequencies, which follow from the configuration
-    return config, gather(tensors, table, shapes, origin=str(path), ignored=["rope_freqs.weight"], dtype=dtype)
+    return ForeignWeights(
+        "decoder", "GGUF", config, _GgufTensors(metadata), _table(config), (metadata.path,), ("rope_freqs.weight",)
+    )
+
+
+def decoder_from_gguf(path: str | Path, dtype: str = "float32") -> tuple[DecoderConfig, dict[str, np.ndarray]]:
+    """Configuration and parameters of `Decoder(configuration)`, by our paths, out of a GGUF file.
+
+    Raises:
+      ExpllmError: as `open_gguf`; or any weight missing, unexpected or mis-shaped.
+    """
+    weights = open_gguf(path, dtype)
+    return weights.config, weights.load().params
 
 
 def _config(metadata: _Metadata, dtype: str) -> DecoderConfig:

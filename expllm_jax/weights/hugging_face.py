@@ -18,8 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import (
@@ -33,10 +32,13 @@ from expllm_jax.models import (
 )
 from expllm_jax.models.layers.rope import parse_rope_scaling
 from expllm_jax.weights.dinov2 import MASK_TOKEN, dinov2_table
-from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, gather, scatter
+from expllm_jax.weights.foreign import ForeignWeights
+from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Table, scatter, sources_of
+from expllm_jax.weights.safetensors_files import open_safetensors
+from expllm_jax.weights.tensor_files import JoinedFiles
 
 _WEIGHTS = "model.safetensors"
-_CONFIG = "expllm.json"
+EXPORT_CONFIG = "expllm.json"
 
 # Hugging Face name inside `model.layers.N.` -> our path inside `blocks/`
 _LLAMA_BLOCK = {
@@ -159,35 +161,42 @@ def export_safetensors(params: Mapping[str, jax.Array], config: ExpLLMConfig, fo
             save_file(tensors, target / _WEIGHTS, metadata={"format": "pt"})
             if settings:
                 (target / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        (unfinished / _CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        (unfinished / EXPORT_CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
-def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.ndarray]]:
-    """Reads what `export_safetensors` wrote.
+def open_export(folder: str | Path) -> ForeignWeights:
+    """Opens what `export_safetensors` wrote, as one whole model.
 
     Raises:
-      ExpllmError: a file is missing or damaged, or any weight missing, unexpected or mis-shaped.
+      ExpllmError: a file is missing or damaged.
     """
     folder = Path(folder)
-    config = _read_config(folder / _CONFIG)
-    expected = abstract(config)[1]
-    params: dict[str, np.ndarray] = {}
-    for part, table, _ in _parts(config):
-        path = folder / part / _WEIGHTS
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ExpllmError(f"{path} cannot be read: {error}", "export the model again") from error
-        leaves = _under(expected, f"{part}/")
-        shapes = {name: leaf.shape for name, leaf in leaves.items()}
-        dtype = next(iter(leaves.values())).dtype
-        read = gather(tensors, table, shapes, origin=str(path), ignored=[MASK_TOKEN], dtype=dtype)
-        params |= {f"{part}/{name}": value for name, value in read.items()}
-    return config, {path: params[path] for path in expected}
+    config = _read_config(folder / EXPORT_CONFIG)
+    files, table, paths = {}, {}, [folder / EXPORT_CONFIG]
+    for part, part_table, _ in _parts(config):
+        files[f"{part}/"] = found = open_safetensors(folder / part)
+        paths += found.paths
+        for name, value in part_table.items():
+            table[f"{part}/{name}"] = tuple(
+                dataclasses.replace(source, path=f"{part}/{source.path}") for source in sources_of(value)
+            )
+    ignored = (f"vision/{MASK_TOKEN}",)
+    joined = JoinedFiles(str(folder), files)
+    return ForeignWeights("model", "expllm weights export", config, joined, table, tuple(paths), ignored)
+
+
+def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.ndarray]]:
+    """Configuration and parameters, by our paths, out of what `export_safetensors` wrote.
+
+    Raises:
+      ExpllmError: as `open_export`; or any weight missing, unexpected or mis-shaped.
+    """
+    weights = open_export(folder)
+    return weights.config, weights.load().params
 
 
 def _parts(config: ExpLLMConfig) -> tuple[tuple[str, Table, dict[str, Any]], ...]:

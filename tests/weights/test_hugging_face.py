@@ -112,9 +112,9 @@ def test_damaged_exports_are_refused(tmp_path):
     with pytest.raises(ExpllmError) as caught:
         read_safetensors(folder)
     for part in (
-        "missing: model.norm.weight",
-        "unexpected: model.rotary",
-        "up_proj.weight (3, 4) for blocks/mlp/up/kernel",
+        "missing: decoder/model.norm.weight",
+        "unexpected: decoder/model.rotary",
+        "up_proj.weight (3, 4) for decoder/blocks/mlp/up/kernel",
     ):
         assert part in caught.value.problem
     path.write_bytes(b"short")
