@@ -45,14 +45,18 @@ class Misfits:
     def __bool__(self) -> bool:
         return any(dataclasses.astuple(self))
 
-    def __str__(self) -> str:
-        parts = (
+    def listed(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(what is wrong, with which) of every kind that occurs."""
+        kinds = (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
             ("of another shape", self.shapes),
             ("of a wrong dtype", self.dtypes),
         )
-        return "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in parts if names)
+        return [(what, names) for what, names in kinds if names]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in self.listed())
 
 
 @dataclasses.dataclass(frozen=True)
