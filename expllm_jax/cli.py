@@ -261,7 +261,12 @@ def _weights_diff(options: argparse.Namespace) -> dict[str, Any]:
     else:
         lines.append(f"{found.equal} parameters are the same, {len(found.differences)} differ")
     _show(options, "\n".join(lines))
-    return {**dataclasses.asdict(found), "identical": found.identical}
+    # JSON knows no infinity
+    rows = [
+        {key: None if value in (float("inf"), float("-inf")) else value for key, value in vars(each).items()}
+        for each in found.differences
+    ]
+    return {**dataclasses.asdict(found), "differences": rows, "identical": found.identical}
 
 
 def _config_show(options: argparse.Namespace) -> dict[str, Any]:
