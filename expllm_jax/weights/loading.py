@@ -356,6 +356,11 @@ def _writer(sharding: Sharding) -> Callable[[jax.Array, jax.Array, int], jax.Arr
     """(leaf, layer's value, layer) -> the leaf with that layer replaced, in the leaf's own memory."""
 
     def write(leaf: jax.Array, value: jax.Array, layer: jax.Array) -> jax.Array:
-        return lax.dynamic_update_index_in_dim(leaf, value, layer, 0)
+        if leaf.dtype != jnp.bfloat16:
+            return lax.dynamic_update_index_in_dim(leaf, value, layer, 0)
+        # On a CPU, XLA rewrites the whole of a bfloat16 array to update a part of it (70 times slower at 128 layers);
+        # the same bits as integers it updates in place.
+        leaf, value = (lax.bitcast_convert_type(x, jnp.uint16) for x in (leaf, value))
+        return lax.bitcast_convert_type(lax.dynamic_update_index_in_dim(leaf, value, layer, 0), jnp.bfloat16)
 
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)

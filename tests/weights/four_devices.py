@@ -27,11 +27,12 @@ def main() -> None:
     params, table = random_params(DECODER)[1], llama_table(DECODER)
     files = ArraysInMemory("memory", scatter(params, table))
     equal, as_asked, held = True, True, {}
-    for sizes in ((1, 2, 2), (1, 4, 1), (2, 1, 2)):
+    for sizes, dtype in (((1, 2, 2), "float32"), ((1, 4, 1), "bfloat16"), ((2, 1, 2), "float32")):
+        shapes = {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in shapes.items()}
         shardings = param_shardings(shapes, make_mesh(MeshConfig(*sizes)))
         loaded = load_params(files, table, shapes, shardings=shardings).params
         for path, leaf in loaded.items():
-            equal &= bool(np.array_equal(leaf, params[path]))
+            equal &= bool(np.array_equal(leaf, params[path].astype(dtype)))
             as_asked &= leaf.sharding == shardings[path]
         held[str(sizes)] = loaded[LARGEST].addressable_shards[0].data.size / loaded[LARGEST].size
     mesh = make_mesh(MeshConfig(1, 1, 4))
