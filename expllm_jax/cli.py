@@ -219,6 +219,67 @@ def _weights_export(options: argparse.Namespace) -> dict[str, Any]:
     return {"weights": str(folder), **parts, **adapters}
 
 
+def _weights_import(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.weights_commands import import_weights
+
+    done = import_weights(options.source, options.to, part=options.part, dtype=options.dtype, partial=options.partial)
+    if done.left_out:
+        _say(f"left out: {done.left_out}")
+    key = "weights.decoder" if done.part == "decoder" else "weights.vision"
+    _show(
+        options,
+        f"{done.format}, part {done.part}: {done.parameters:,} parameters, {', '.join(done.dtypes)}, "
+        f"{done.nbytes / 1e6:,.1f} MB in {done.seconds:.1f} s\nsource   SHA-256 {done.sha256}\nweights  {done.folder}\n"
+        f"next: expllm train EXPERIMENT --out runs/a --set {key}={done.folder}",
+    )
+    return {**vars(done), "folder": str(done.folder), "seconds": round(done.seconds, 2)}
+
+
+def _weights_verify(options: argparse.Namespace) -> dict[str, Any]:
+    import dataclasses
+
+    from expllm_jax.weights_commands import verify_weights
+
+    found = verify_weights(options.path)
+    rows = [f"{'group':<28} tensors     parameters          bytes  dtype"]
+    for group in found.groups:
+        dtypes = ", ".join(group.dtypes)
+        rows.append(f"{group.name:<28} {group.tensors:>7,} {group.parameters:>14,} {group.nbytes:>14,}  {dtypes}")
+    _show(options, "\n".join([f"{found.format}, part {found.part}", *rows, f"SHA-256  {found.sha256}"]))
+    if found.problems:
+        raise ExpllmError(f"{found.path} is not sound: {'; '.join(found.problems)}", "copy or convert it again")
+    _show(options, "sound: names, shapes and dtypes are as expected, and every number is finite")
+    return dataclasses.asdict(found)
+
+
+def _weights_diff(options: argparse.Namespace) -> dict[str, Any]:
+    import dataclasses
+
+    from expllm_jax.weights_commands import diff_weights
+
+    found = diff_weights(options.first, options.second)
+    lines = [f"missing in {options.second}: {path}" for path in found.missing]
+    lines += [f"missing in {options.first}: {path}" for path in found.extra]
+    lines += [f"of another shape: {text}" for text in found.shapes]
+    if found.differences:
+        lines.append(f"{'parameter':<44} largest    relative   differing")
+    for each in found.differences:
+        lines.append(
+            f"{each.path:<44} {each.largest:<10.3g} {each.relative:<10.3g} {each.differing:,} of {each.size:,}"
+        )
+    if found.identical:
+        lines.append(f"identical: all {found.equal} parameters are the same, number for number")
+    else:
+        lines.append(f"{found.equal} parameters are the same, {len(found.differences)} differ")
+    _show(options, "\n".join(lines))
+    # JSON knows no infinity
+    rows = [
+        {key: None if value in (float("inf"), float("-inf")) else value for key, value in vars(each).items()}
+        for each in found.differences
+    ]
+    return {**dataclasses.asdict(found), "differences": rows, "identical": found.identical}
+
+
 def _config_show(options: argparse.Namespace) -> dict[str, Any]:
     from expllm_jax.config import load_experiment, render, to_json
 
@@ -341,6 +402,42 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GB",
         help="largest weight file, in 10^9 bytes; larger parts are numbered files and an index (default: 5)",
     )
+
+    into = _verb(
+        weights,
+        "import",
+        _weights_import,
+        "an Orbax folder out of safetensors, GGUF or ONNX, for weights.vision or weights.decoder",
+        "expllm weights import ~/models/vicuna-7b-v1.5 --to weights/vicuna",
+    )
+    into.add_argument("source", help="a Hugging Face folder, a GGUF or ONNX file, or a folder of `weights export`")
+    into.add_argument("--to", required=True, help="the folder to write; it must not exist")
+    into.add_argument(
+        "--part", choices=("auto", "vision", "decoder", "model"), default="auto",
+        help="what is wanted of it (default: auto, all it holds)",
+    )  # fmt: skip
+    into.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+        help="that parameters are stored in; float32 is rounded to bfloat16 (default: auto, bfloat16 if the source is)",
+    )  # fmt: skip
+    into.add_argument("--partial", action="store_true", help="import what fits and list what does not")
+    verify = _verb(
+        weights,
+        "verify",
+        _weights_verify,
+        "check header, names, shapes and that every number is finite",
+        "expllm weights verify ~/models/vicuna-7b-v1.5",
+    )
+    verify.add_argument("path", help="anything that `weights import` reads, or a folder that it or `export` wrote")
+    diff = _verb(
+        weights,
+        "diff",
+        _weights_diff,
+        "how far two sets of weights are apart, parameter by parameter",
+        "expllm weights diff weights/a weights/b",
+    )
+    diff.add_argument("first", help="anything that `weights verify` reads")
+    diff.add_argument("second", help="another; the formats may differ")
 
     config = _group(verbs, "config", "look at experiments")
     show = _verb(

@@ -12,6 +12,7 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 import sysconfig
 import types
 import typing
@@ -27,6 +28,7 @@ from expllm_jax.models import ExpLLMConfig, smollm2_135m, vit_s14
 from expllm_jax.records import EncodeConfig
 from expllm_jax.sources.rendered import INDEPENDENT, RenderedConfig
 from expllm_jax.train import TrainConfig
+from expllm_jax.weight_sources import described_config, is_path
 
 _BESIDE_THE_PACKAGE = Path(__file__).resolve().parent.parent / "configs"
 CONFIG_FOLDER = (
@@ -35,6 +37,7 @@ CONFIG_FOLDER = (
     else Path(sysconfig.get_path("data"), "share", "expllm_jax", "configs")  # where a wheel puts them
 )
 TOKENIZERS = ("sentencepiece", "smollm2")
+TOWER_WEIGHTS = ("dinov2-s",)
 DECODER_WEIGHTS = ("random", "smollm2")
 # Pre-trained weights → the shape they have, and the fields that must agree with it.
 _TOWERS = {"dinov2-s": vit_s14()}
@@ -66,12 +69,14 @@ class TokenizerConfig:
 class WeightsConfig:
     """Where training starts. The tower is always DINOv2's."""
 
-    vision: str = "dinov2-s"  # an asset's name
-    decoder: str = "random"  # "random", or the asset "smollm2"
+    # An asset's name; or the path of weights that `expllm weights import` reads (a Hugging Face folder, GGUF, ...), or
+    # of a folder that it wrote.
+    vision: str = "dinov2-s"
+    decoder: str = "random"  # "random", the asset "smollm2", or such a path
 
     def __post_init__(self) -> None:
-        _one_of("weights.vision", self.vision, ("dinov2-s",))
-        _one_of("weights.decoder", self.decoder, DECODER_WEIGHTS)
+        _name_or_path("weights.vision", self.vision, TOWER_WEIGHTS)
+        _name_or_path("weights.decoder", self.decoder, DECODER_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -377,6 +382,11 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ExpllmError(f"{key} is '{value}'", f"use one of: {', '.join(allowed)}")
 
 
+def _name_or_path(key: str, value: str, names: tuple[str, ...]) -> None:
+    if value not in names and not is_path(value):
+        raise ExpllmError(f"{key} is '{value}'", f"use one of: {', '.join(names)}; or the path of a file or folder")
+
+
 def _within(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ExpllmError(f"{key} is {value}", f"use a value from {low} to {high}")
@@ -389,9 +399,19 @@ def _no_repeats(key: str, values: tuple[str, ...]) -> None:
 
 
 def _same_shape(key: str, config: Any, weights: str, known: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Raises ExpllmError if `config` is not of the shape that the pre-trained `weights` have."""
-    for name in names if weights in known else ():
-        found, wanted = getattr(config, name), getattr(known[weights], name)
+    """Raises ExpllmError if `config` is not of the shape that the pre-trained `weights` have.
+
+    Weights at a path say it themselves. A path that is not there (yet, or on this computer) is not an error of the
+    experiment; the stages tell before they begin.
+    """
+    if weights in known:
+        shape = known[weights]
+    elif is_path(weights) and Path(weights).exists():
+        shape = described_config(os.path.abspath(weights), key.removeprefix("model."))
+    else:
+        return
+    for name in names:
+        found, wanted = getattr(config, name), getattr(shape, name)
         if found != wanted:
             raise ExpllmError(
                 f"{key}.{name} is {found}, but the weights '{weights}' have {wanted}", f"set {key}.{name}={wanted}"

@@ -19,7 +19,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,17 +28,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from expllm_jax import config as configuration
 from expllm_jax.assets import asset_path
 from expllm_jax.checkpoints import params_fingerprint
-from expllm_jax.config import PICTURE_SIZE, Experiment
+from expllm_jax.config import DECODER_WEIGHTS, PICTURE_SIZE, TOWER_WEIGHTS, Experiment
 from expllm_jax.engine import narrate
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
-from expllm_jax.models import ExpLLMConfig, ModelDef, Params, abstract, count, init, merge, quantize_int8, select
-from expllm_jax.parallel import make_mesh
+from expllm_jax.models import ExpLLMConfig, ModelDef, Params, abstract, count, init, merge, select, to_int8
+from expllm_jax.parallel import make_mesh, param_shardings, shard_params
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
@@ -56,7 +57,8 @@ from expllm_jax.records import (
 )
 from expllm_jax.sources import rendered
 from expllm_jax.train import Progress, TrainResult, extract_features, train
-from expllm_jax.weights import decoder_from_gguf, dinov2_from_onnx, tokenizer_json_from_gguf
+from expllm_jax.weight_sources import open_weights
+from expllm_jax.weights import tokenizer_json_from_gguf
 
 Say = Callable[[str], None]
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
@@ -149,6 +151,9 @@ def check_feasible(experiment: Experiment) -> None:
             f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
         ) from error
     select(shapes, experiment.train.trainable)
+    for part, value in (("vision", experiment.weights.vision), ("decoder", experiment.weights.decoder)):
+        if value not in (*TOWER_WEIGHTS, *DECODER_WEIGHTS) and not Path(value).exists():
+            raise ExpllmError(f"weights.{part} is {value}, which does not exist", "check the path")
 
 
 def reopen_folder(path: str | Path, say: Say) -> RunFolder:
@@ -280,29 +285,54 @@ def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
     elif tokenizer.vocab_size > decoder.vocab:
         raise ExpllmError(
             f"the tokenizer has {tokenizer.vocab_size} pieces, the decoder's weights {decoder.vocab} embeddings",
-            f"use the tokenizer that belongs to the weights: tokenizer.kind={experiment.weights.decoder}",
+            "use the tokenizer that belongs to the weights (tokenizer.kind)",
         )
     return dataclasses.replace(experiment.model, decoder=decoder, image_token=tokenizer.image)
 
 
-def initial_params(experiment: Experiment, model: ExpLLMConfig) -> tuple[ModelDef, Params]:
-    """Fresh parameters by the seed, with the tower's (and perhaps the decoder's) pre-trained weights in their place."""
+def initial_params(experiment: Experiment, model: ExpLLMConfig, mesh: Mesh) -> tuple[ModelDef, Params]:
+    """Fresh parameters by the seed, with the tower's (and perhaps the decoder's) pre-trained weights in their place.
+
+    All lie on the mesh by the table of `parallel`. Pre-trained ones are read tensor by tensor straight to the devices
+    that hold them, so that no device and no host ever holds the whole model.
+    """
     shapes = abstract(model)[1]
-    loaded = {f"vision/{path}": leaf for path, leaf in dinov2_from_onnx(asset_path("dinov2-s"), model.vision).items()}
-    if experiment.weights.decoder == "smollm2":
-        decoder, leaves = decoder_from_gguf(asset_path("smollm2"))
-        if model.decoder.base == "int8":
-            leaves = quantize_int8(leaves, decoder)[1]
-        loaded |= {f"decoder/{path}": leaf for path, leaf in leaves.items()}
-    wrong = [path for path, leaf in loaded.items() if path not in shapes or shapes[path].shape != leaf.shape]
-    if wrong:
-        raise ExpllmError(
-            f"pre-trained weights do not fit the model: {', '.join(wrong)}",
-            "give the model the shape that its weights have",
-        )
-    graphdef, fresh = init(model, experiment.train.seed, without=loaded.keys())
-    given = {path: jnp.asarray(leaf, shapes[path].dtype) for path, leaf in loaded.items()}
+    shardings = param_shardings(shapes, mesh)
+    given = _pretrained("vision", experiment.weights.vision, model, shardings)
+    if experiment.weights.decoder != "random":
+        given |= _pretrained("decoder", experiment.weights.decoder, model, shardings)
+    graphdef, fresh = init(model, experiment.train.seed, without=given.keys())
+    fresh = shard_params(fresh, mesh)
     return graphdef, {path: fresh[path] if path in fresh else given[path] for path in graphdef.paths}
+
+
+def _pretrained(part: str, source: str, model: ExpLLMConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+    """The parameters of a part, but for its adapters, out of an asset or a path; by their paths in the whole model.
+
+    Kernels that are to be int8 are loaded in full, and rounded where they lie.
+    """
+    shapes = abstract(model)[1]
+    where = asset_path(source) if source in (*TOWER_WEIGHTS, *DECODER_WEIGHTS) else Path(source)
+    weights = open_weights(where).part_of(part)
+    int8 = {path for path in shapes if f"{path}_scale" in shapes}
+    wanted = {
+        path.removeprefix(f"{part}/"): path
+        for path in shapes
+        if path.startswith(f"{part}/") and not path.endswith(("/lora_a", "/lora_b", "/kernel_scale"))
+    }
+    full = jnp.dtype(getattr(model, part).param_dtype)
+    loaded = weights.load(
+        {
+            path: jax.ShapeDtypeStruct(shapes[whole].shape, full) if whole in int8 else shapes[whole]
+            for path, whole in wanted.items()
+        },
+        shardings={path: shardings[whole] for path, whole in wanted.items()},
+    )
+    params = {wanted[path]: leaf for path, leaf in loaded.params.items()}
+    for path in int8 & params.keys():
+        params[path], scale = to_int8(params[path])
+        params[f"{path}_scale"] = jax.device_put(scale, shardings[f"{path}_scale"])
+    return params
 
 
 def train_model(run: RunFolder) -> TrainResult:
@@ -315,8 +345,9 @@ def train_model(run: RunFolder) -> TrainResult:
         run.path, ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary)
     )
     _write(run.path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
-    with jax.set_mesh(make_mesh(experiment.train.mesh)):
-        graphdef, params = initial_params(experiment, model)
+    mesh = make_mesh(experiment.train.mesh)
+    with jax.set_mesh(mesh):
+        graphdef, params = initial_params(experiment, model, mesh)
     source = open_records(run.records, "train", keep_rows=experiment.cache_features)
     features = None
     if experiment.cache_features:

@@ -9,6 +9,7 @@ from expllm_jax.checkpoints.fingerprint import params_fingerprint
 from expllm_jax.checkpoints.params_files import (
     FROZEN,
     export_inference,
+    inference_meta,
     load_frozen,
     load_inference,
     load_params,
@@ -20,6 +21,7 @@ __all__ = [
     "FROZEN",
     "Checkpointer",
     "export_inference",
+    "inference_meta",
     "load_frozen",
     "load_inference",
     "load_params",

@@ -81,6 +81,15 @@ def load_inference(
     return params, {key: value for key, value in meta.items() if key != _FINGERPRINT}
 
 
+def inference_meta(folder: str | Path) -> dict[str, Any]:
+    """The `meta` of what `export_inference` wrote; no parameter is read.
+
+    Raises ExpllmError if the folder is missing, or no such checkpoint.
+    """
+    meta = _metadata(Path(folder)).custom_metadata or {}
+    return {key: value for key, value in meta.items() if key != _FINGERPRINT}
+
+
 def load_params(
     folder: str | Path, shardings: Mapping[str, jax.sharding.Sharding] | None = None
 ) -> tuple[Params, dict[str, Any]]:

@@ -49,6 +49,7 @@ _ABSENT: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 32768,
     },
 }
+DECODER_TYPES = tuple(_ABSENT)
 _ROPE_THETA = 10000.0
 
 # Keys that change the function, and the only values of theirs with which it is ours.

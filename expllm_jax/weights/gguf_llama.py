@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import gguf
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import DecoderConfig, abstract
+from expllm_jax.models import DecoderConfig
 from expllm_jax.models.layers.rope import RopeScaling, rope_frequencies
-from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform, gather
+from expllm_jax.weights.foreign import ForeignWeights
+from expllm_jax.weights.naming import SAME, TRANSPOSED, Source, Transform
+from expllm_jax.weights.tensor_files import TensorInfo
 
 _ARCHITECTURES = ("llama", "qwen2")  # Mistral's files say "llama"
 
@@ -31,6 +33,14 @@ _BLOCK = {
 }
 _QKV_BIAS = {f"attn_{name}.bias": f"attn/{name}/bias" for name in "qkv"}
 _ROPE_FREQS = "rope_freqs.weight"
+_KINDS = gguf.GGMLQuantizationType
+_DEQUANTISED = frozenset(
+    _KINDS[name]
+    for name in (
+        "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K "
+        "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 NVFP4"
+    ).split()
+)
 _CONTROL_TOKEN = 3  # GGUF token type of special tokens
 
 
@@ -67,50 +77,79 @@ class _Metadata:
         return default
 
 
-def decoder_from_gguf(path: str | Path, dtype: str = "float32") -> tuple[DecoderConfig, dict[str, np.ndarray]]:
-    """Reads configuration and weights; quantised tensors are dequantised.
+class _GgufTensors:
+    """The tensors of a GGUF file, dequantised to float32 one at a time.
+
+    Raises ExpllmError if one is stored in a way that cannot be dequantised here.
+    """
+
+    def __init__(self, metadata: _Metadata):
+        self.origin = str(metadata.path)
+        self._path = metadata.path
+        self._stored = {tensor.name: tensor for tensor in metadata.reader.tensors}
+        self.tensors = {
+            tensor.name: TensorInfo(tuple(int(size) for size in reversed(tensor.shape)), np.dtype(np.float32))
+            for tensor in metadata.reader.tensors
+        }
+        unknown = [
+            f"{tensor.name} ({tensor.tensor_type.name})"
+            for tensor in metadata.reader.tensors
+            if tensor.tensor_type not in _DEQUANTISED
+        ]
+        if unknown:
+            raise ExpllmError(
+                f"{self.origin} stores tensors in a way that cannot be dequantised: {', '.join(unknown)}",
+                f"quantise the model as one of: {', '.join(sorted(kind.name for kind in _DEQUANTISED))}",
+            )
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """See `TensorFile.read`."""
+        stored = self._stored[name]
+        layout = stored.data  # the reader's view of the mapped file: its shape is looked at, its bytes are not
+        shape, start = layout.shape, int(stored.data_offset)
+        if rows is not None:
+            start += rows.start * math.prod(shape[1:]) * layout.dtype.itemsize
+            shape = (rows.stop - rows.start, *shape[1:])
+        try:
+            raw = np.fromfile(self._path, layout.dtype, math.prod(shape), offset=start)
+        except OSError as error:
+            raise ExpllmError(f"{self.origin} cannot be read: {error}", "check the path") from error
+        if raw.size != math.prod(shape):
+            raise ExpllmError(f"{self.origin} ends inside the tensor {name!r}", "it was cut: copy it again")
+        return gguf.quants.dequantize(raw.reshape(shape), stored.tensor_type)
+
+
+def open_gguf(path: str | Path, dtype: str = "float32") -> ForeignWeights:
+    """Opens the decoder of a GGUF file; quantised tensors are dequantised as they are read.
 
     Args:
-      path: a GGUF file of architecture `llama` (LLaMA, Mistral, SmolLM2) or `qwen2`.
-      dtype: of the returned parameters, and the configuration's `param_dtype`.
-
-    Returns:
-      (configuration, parameters of `Decoder(configuration)` by our paths). With a sliding window, `max_length` is at
-      most the window.
+      path: the file, of architecture `llama` (LLaMA, Mistral, SmolLM2) or `qwen2`.
+      dtype: the configuration's `param_dtype`. With a sliding window, its `max_length` is at most the window.
 
     Raises:
-      ExpllmError: unreadable, another architecture, frequency scaling we do not know, a tensor of a type that cannot be
-        dequantised, or any weight missing, unexpected or mis-shaped.
+      ExpllmError: unreadable, another architecture, a quantisation or frequency scaling we do not know.
     """
     metadata = _Metadata(path)
     kind = metadata.get("general.architecture")
     if kind not in _ARCHITECTURES:
         raise ExpllmError(f"{path} holds a {kind!r} model", f"only {' and '.join(_ARCHITECTURES)} are read")
-    tensors = _tensors(metadata)
+    tensors = _GgufTensors(metadata)
     config = _config(metadata, kind, tensors, dtype)
-    table = _table(config, kind)
-    shapes = {name: leaf.shape for name, leaf in abstract(config)[1].items()}
     # the rotary factors have become part of the configuration
-    return config, gather(tensors, table, shapes, origin=str(path), ignored=[_ROPE_FREQS], dtype=dtype)
+    return ForeignWeights("decoder", "GGUF", config, tensors, _table(config, kind), (metadata.path,), (_ROPE_FREQS,))
 
 
-def _tensors(metadata: _Metadata) -> dict[str, np.ndarray]:
-    """All tensors in float32."""
-    tensors, unknown = {}, []
-    for tensor in metadata.reader.tensors:
-        try:
-            tensors[tensor.name] = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError:
-            unknown.append(f"{tensor.name} ({tensor.tensor_type.name})")
-    if unknown:
-        raise ExpllmError(
-            f"{metadata.path} holds tensors of types that cannot be dequantised: {', '.join(unknown)}",
-            "use a file in another quantisation, such as Q8_0 or F16",
-        )
-    return tensors
+def decoder_from_gguf(path: str | Path, dtype: str = "float32") -> tuple[DecoderConfig, dict[str, np.ndarray]]:
+    """Configuration and parameters of `Decoder(configuration)`, by our paths, out of a GGUF file.
+
+    Raises:
+      ExpllmError: as `open_gguf`; or any weight missing, unexpected or mis-shaped.
+    """
+    weights = open_gguf(path, dtype)
+    return weights.config, weights.load().params
 
 
-def _config(metadata: _Metadata, kind: str, tensors: Mapping[str, np.ndarray], dtype: str) -> DecoderConfig:
+def _config(metadata: _Metadata, kind: str, tensors: _GgufTensors, dtype: str) -> DecoderConfig:
     width, heads = metadata.get(f"{kind}.embedding_length"), metadata.get(f"{kind}.attention.head_count")
     head_dim = metadata.get(f"{kind}.attention.key_length", width // heads)
     turned = metadata.get(f"{kind}.rope.dimension_count", head_dim)
@@ -120,6 +159,7 @@ def _config(metadata: _Metadata, kind: str, tensors: Mapping[str, np.ndarray], d
             "only heads that turn as a whole are supported",
         )
     theta = float(metadata.get(f"{kind}.rope.freq_base", 10000.0))
+    factors = tensors.read(_ROPE_FREQS) if _ROPE_FREQS in tensors.tensors else None
     window = metadata.get(f"{kind}.attention.sliding_window", 0)
     longest = metadata.get(f"{kind}.context_length")
     return DecoderConfig(
@@ -131,11 +171,11 @@ def _config(metadata: _Metadata, kind: str, tensors: Mapping[str, np.ndarray], d
         head_dim=head_dim,
         mlp_width=metadata.get(f"{kind}.feed_forward_length"),
         rope_theta=theta,
-        rope_scaling=_rope_scaling(metadata, kind, head_dim, theta, tensors.get(_ROPE_FREQS)),
+        rope_scaling=_rope_scaling(metadata, kind, head_dim, theta, factors),
         sliding_window=window,
         # stored in single precision: 1e-5 reads as 9.99999974e-06
         norm_eps=float(f"{metadata.get(f'{kind}.attention.layer_norm_rms_epsilon'):.6g}"),
-        tied="output.weight" not in tensors,
+        tied="output.weight" not in tensors.tensors,
         qkv_bias=kind == "qwen2",
         max_length=min(longest, window) if window else longest,
         param_dtype=dtype,

@@ -18,15 +18,15 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import ExpLLMConfig, LoRAConfig, abstract
 from expllm_jax.models.lora import LORA_TARGETS
 from expllm_jax.weights.decoder_configs import decoder_hf_config
 from expllm_jax.weights.hugging_face import llama_table
-from expllm_jax.weights.naming import TRANSPOSED, Source, Table, gather
+from expllm_jax.weights.loading import load_params
+from expllm_jax.weights.naming import TRANSPOSED, Source, Table
+from expllm_jax.weights.safetensors_files import SafetensorsFiles, open_safetensors
 from expllm_jax.weights.tower_configs import tower_hf_config
 from expllm_jax.weights.towers import tower_table
 from expllm_jax.weights.writing import host_reader, new_folder, pending_tensors, write_safetensors
@@ -139,30 +139,28 @@ def import_adapter(folder: str | Path, config: ExpLLMConfig, part: Part) -> tupl
       ExpllmError: a file is missing, damaged or a pickle; the adapter does what is not computed here (every such key is
         named); or any of its weights is missing, unexpected or mis-shaped (all are listed).
     """
+    lora, files, table = open_adapter(folder, config, part)
+    adapted = dataclasses.replace(config, **{f"{part}_lora": lora})
+    wanted = {source.path for source in table.values()}
+    shapes = {path: leaf for path, leaf in abstract(adapted)[1].items() if path in wanted}
+    return lora, load_params(files, table, shapes).params
+
+
+def open_adapter(
+    folder: str | Path, config: ExpLLMConfig, part: Part
+) -> tuple[LoRAConfig, SafetensorsFiles, dict[str, Source]]:
+    """An adapter opened but not read: (configuration, its file, name in it -> where it goes in ExpLLM).
+
+    Arguments and errors are those of `import_adapter`, but for the weights themselves.
+    """
     folder = Path(folder)
-    settings, tensors = _read_config(folder), _read_tensors(folder)
+    settings, files = _read_config(folder), _open_tensors(folder)
     modules = _modules(_table(config, part))
     older = {_older(name): source for name, source in modules.items()}
-    if any(f".{name}." in key for key in tensors for name in set(older) - set(modules)):
+    if any(f".{name}." in key for key in files.tensors for name in set(older) - set(modules)):
         modules = older
     lora = _lora_config(settings, modules, folder / _CONFIG)
-    adapted = dataclasses.replace(config, **{f"{part}_lora": lora})
-    table = _adapter_table(modules, lora, part)
-    wanted = {source.path for source in table.values()}
-    shapes = {path: leaf.shape for path, leaf in abstract(adapted)[1].items() if path in wanted}
-    return lora, gather(tensors, table, shapes, origin=str(folder / _TENSORS))
-
-
-def attach_adapters(
-    folder: Path, config: ExpLLMConfig, params: dict[str, np.ndarray]
-) -> tuple[ExpLLMConfig, dict[str, np.ndarray]]:
-    """A plain model with the adapters that lie beside it: `folder/vision_adapter`, `folder/decoder_adapter`, if any."""
-    for part in PARTS:
-        beside = folder / f"{part}_adapter"
-        if beside.exists():
-            lora, leaves = import_adapter(beside, config, part)
-            config, params = dataclasses.replace(config, **{f"{part}_lora": lora}), params | leaves
-    return config, params
+    return lora, files, _adapter_table(modules, lora, part)
 
 
 def _lora(config: ExpLLMConfig, part: Part) -> LoRAConfig:
@@ -225,17 +223,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+def _open_tensors(folder: Path) -> SafetensorsFiles:
     path = folder / _TENSORS
     if not path.exists() and (folder / _PICKLED).exists():
         raise ExpllmError(
             f"{folder / _PICKLED} is a pickle, which can run any code when it is opened, and is not read",
             f"open it with PEFT where you trust it, and save it again: save_pretrained writes {_TENSORS}",
         )
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ExpllmError(f"{path} cannot be read: {error}", "copy the adapter again, or save it again") from error
+    return open_safetensors(path)
 
 
 def _lora_config(settings: Mapping[str, Any], modules: Mapping[str, Source], path: Path) -> LoRAConfig:

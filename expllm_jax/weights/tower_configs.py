@@ -36,6 +36,7 @@ _REQUIRED = {
 }
 # configurations of whole models -> that of the tower inside
 _WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+TOWER_TYPES = (*_DEFAULTS, *_WHOLE)
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 _CLASSES = {
     "dinov2": "Dinov2Model",

@@ -46,11 +46,11 @@ def tower_table(config: ViTConfig, layout: str = "hugging_face") -> Table:
 
 
 def tower_tensors(tensors: Mapping[str, Tensor], config: ViTConfig, layout: str = "hugging_face") -> dict[str, Tensor]:
-    """The tower's tensors out of a file, by their names in `tower_table`, ready for `naming.gather`.
+    """The tower's tensors out of a file, by their names in `tower_table`, ready for `loading.load_params`.
 
     Leaves out what patch tokens do not depend on (mask token, pooling heads) and, in files of a whole CLIP or SigLIP,
     the text tower and the projections. Files of either that name their tensors without "vision_model." are understood.
-    A tensor that belongs to none of these stays, for `gather` to complain about.
+    A tensor that belongs to none of these stays, for the loader to complain about.
     """
     if config.family != "dinov2":
         inside = {name: tensor for name, tensor in tensors.items() if name.startswith(clip.PREFIX)}

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.weights.naming import Source, Table, fused, sources
+from expllm_jax.weights.naming import Source, Table, fused, sources_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -87,7 +87,7 @@ def pending_tensors(
 
     pending = {}
     for name, entry in table.items():
-        parts = sources(entry)
+        parts = sources_of(entry)
         first, *_ = shape_of(parts[0]) or (1,)
         shape = (first * len(parts), *shape_of(parts[0])[1:]) if len(parts) > 1 else shape_of(parts[0])
         pending[name] = PendingTensor(shape, np.dtype(leaves[parts[0].path].dtype), functools.partial(convert, parts))

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig, abstract
+from expllm_jax.weights import ArraysInMemory, load_params
 
 VISION = ViTConfig(width=32, depth=3, heads=4, patch=4, native_grid=5)
 DECODER = DecoderConfig(
@@ -22,6 +23,7 @@ WHOLE = ExpLLMConfig(
     decoder_lora=LORA,
     image_token=50,
 )
+PLAIN = dataclasses.replace(WHOLE, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
 
 
 def changed(config, **changes):
@@ -43,3 +45,8 @@ def random_params(config, *, spread=0.15, seed=0, zero=()):
         value = start + spread * rng.normal(size=leaf.shape)
         params[path] = np.zeros(leaf.shape, np.float32) if name in zero else value.astype(np.float32)
     return graphdef, params
+
+
+def loaded(tensors, table, config, *, origin="memory", ignored=()):
+    """Our parameters out of foreign tensors that are in memory."""
+    return load_params(ArraysInMemory(origin, tensors), table, abstract(config)[1], ignored=ignored).params

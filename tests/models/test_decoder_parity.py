@@ -27,7 +27,7 @@ from expllm_jax.models import (
 )
 from expllm_jax.weights import decoder_config_from_hf, decoder_hf_config
 from expllm_jax.weights.hugging_face import llama_table
-from expllm_jax.weights.naming import gather
+from tests.models.sizes import loaded
 
 pytestmark = pytest.mark.parity
 
@@ -123,7 +123,7 @@ def ours(model, values):
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     tied = ["lm_head.weight"] if config.tied else []
     shapes = {path: leaf.shape for path, leaf in shapes.items()}
-    return config, graphdef, gather(tensors, llama_table(config), shapes, origin="torch", ignored=tied)
+    return config, graphdef, loaded(tensors, llama_table(config), config, ignored=tied)
 
 
 def relative_error(found, expected):

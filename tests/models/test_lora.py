@@ -8,9 +8,8 @@ from flax import nnx
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import PAPER_TRAINABLE, LoRAConfig, abstract, merge, merge_lora, merged, select, unmerge_lora
 from expllm_jax.models.layers import Linear
-from tests.models.sizes import LORA, WHOLE, changed, random_params
+from tests.models.sizes import LORA, PLAIN, WHOLE, changed, random_params
 
-PLAIN = changed(WHOLE, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
 TOKENS = np.random.default_rng(1).integers(0, WHOLE.decoder.vocab, (2, 12))
 TOKENS[:, 2:6] = WHOLE.image_token
 PIXELS = np.random.default_rng(2).normal(size=(2, 16, 16, 3)).astype(np.float32)

@@ -22,7 +22,8 @@ from expllm_jax.models import (
     vit_s14,
 )
 from expllm_jax.weights import tower_config_from_hf, tower_fillers, tower_hf_config, tower_table, tower_tensors
-from expllm_jax.weights.naming import gather, scatter
+from expllm_jax.weights.naming import scatter
+from tests.models.sizes import loaded
 
 pytestmark = pytest.mark.parity
 
@@ -60,8 +61,7 @@ def tower(request, tmp_path_factory):
     model.save_pretrained(folder)
     config = tower_config_from_hf(json.loads((folder / "config.json").read_text()))
     tensors = tower_tensors(load_file(folder / "model.safetensors"), config)
-    shapes = {path: leaf.shape for path, leaf in abstract(config)[1].items()}
-    return model, config, gather(tensors, tower_table(config), shapes, origin=str(folder))
+    return model, config, loaded(tensors, tower_table(config), config, origin=str(folder))
 
 
 def theirs(model, pixels, **how):

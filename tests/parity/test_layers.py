@@ -58,14 +58,14 @@ def test_rotary_positions(torch_models, scaling, longest, within):
     import transformers
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-    from expllm_jax.weights.hugging_face import llama_hf_config
+    from expllm_jax.weights import decoder_hf_config
 
     config = changed(DECODER, head_dim=64, rope_theta=100000.0, rope_scaling=scaling)
     positions = np.random.default_rng(0).permutation(longest)[None, :60].astype(np.int32)
     q, k = normal(1, 60, 6, 64), normal(1, 60, 2, 64)
     tables = rope_tables(jnp.asarray(positions), 64, config.rope_theta, scaling)
     torch_q, torch_k = torch_models.tensor(q), torch_models.tensor(k)
-    rotary = LlamaRotaryEmbedding(transformers.LlamaConfig(**llama_hf_config(config)))
+    rotary = LlamaRotaryEmbedding(transformers.LlamaConfig(**decoder_hf_config(config)))
     cos, sin = rotary(torch_q, torch_models.tensor(positions))
     expected = apply_rotary_pos_emb(torch_q, torch_k, cos, sin, unsqueeze_dim=2)
     for name, x, rotated in zip("qk", (q, k), expected, strict=True):

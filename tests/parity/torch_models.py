@@ -9,8 +9,9 @@ import torch
 import transformers
 
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, ViTConfig
+from expllm_jax.weights import decoder_hf_config, tower_hf_config
 from expllm_jax.weights.dinov2 import MASK_TOKEN, dinov2_table
-from expllm_jax.weights.hugging_face import dinov2_hf_config, llama_hf_config, llama_table, projector_table
+from expllm_jax.weights.hugging_face import llama_table, projector_table
 from expllm_jax.weights.naming import TRANSPOSED, Source, Table, scatter
 from launch.bench.torch_expllm import TorchExpLLM
 
@@ -39,13 +40,13 @@ def tower(params: Mapping[str, np.ndarray], config: ViTConfig) -> transformers.D
     """`Dinov2Model` with the parameters of our `ViT(config)`; adapters are left out."""
     tensors = {name: tensor(value) for name, value in scatter(params, dinov2_table(config)).items()}
     tensors[MASK_TOKEN] = torch.zeros(1, config.width)
-    return _filled(transformers.Dinov2Model, transformers.Dinov2Config(**dinov2_hf_config(config)), tensors)
+    return _filled(transformers.Dinov2Model, transformers.Dinov2Config(**tower_hf_config(config)), tensors)
 
 
 def decoder(params: Mapping[str, np.ndarray], config: DecoderConfig) -> transformers.LlamaForCausalLM:
     """`LlamaForCausalLM` with the parameters of our `Decoder(config)`; adapters are left out."""
     tensors = {name: tensor(value) for name, value in scatter(params, llama_table(config)).items()}
-    return _filled(transformers.LlamaForCausalLM, transformers.LlamaConfig(**llama_hf_config(config)), tensors)
+    return _filled(transformers.LlamaForCausalLM, transformers.LlamaConfig(**decoder_hf_config(config)), tensors)
 
 
 def _filled(
@@ -67,8 +68,8 @@ def expllm(params: Mapping[str, np.ndarray], config: ExpLLMConfig) -> TorchExpLL
     assert config.vision_lora == config.decoder_lora and not config.vision_layers and config.projector.depth == 2
     lora = config.vision_lora
     model = TorchExpLLM(
-        transformers.Dinov2Config(**dinov2_hf_config(config.vision)),
-        transformers.LlamaConfig(**llama_hf_config(config.decoder)),
+        transformers.Dinov2Config(**tower_hf_config(config.vision)),
+        transformers.LlamaConfig(**decoder_hf_config(config.decoder)),
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,

@@ -16,12 +16,11 @@ from safetensors.numpy import load_file, save_file
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import LoRAConfig, abstract, expllm_7b, merge, merged
 from expllm_jax.models.layers.resize import bicubic_matrix
-from expllm_jax.weights import export_safetensors, read_safetensors, writing
+from expllm_jax.weights import decoder_hf_config, export_safetensors, read_safetensors, tower_hf_config, writing
 from expllm_jax.weights.dinov2 import MASK_TOKEN, dinov2_table
-from expllm_jax.weights.hugging_face import dinov2_hf_config, llama_hf_config, llama_table, projector_table
-from tests.models.sizes import DECODER, LORA, VISION, WHOLE, changed, random_params
+from expllm_jax.weights.hugging_face import llama_table, projector_table
+from tests.models.sizes import DECODER, LORA, PLAIN, VISION, WHOLE, changed, random_params
 
-PLAIN = changed(WHOLE, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
 FITTED = changed(PLAIN, vision=changed(VISION, resize="scale_0.1"))
 PIXELS = np.random.default_rng(0).normal(size=(2, 28, 28, 3)).astype(np.float32)  # 7 x 7 patches, not the stored 5 x 5
 TOKENS = np.random.default_rng(0).integers(0, 50, (2, 9))
@@ -178,7 +177,7 @@ def test_parameters_on_four_devices_give_the_same_files(tmp_path):
     """In a process of its own, because the number of devices is fixed when JAX starts."""
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     result = subprocess.run(
-        [sys.executable, "-m", "tests.weights.four_devices", str(tmp_path / "sharded")],
+        [sys.executable, "-m", "tests.weights.four_devices_export", str(tmp_path / "sharded")],
         cwd=Path(__file__).parents[2], env=environment | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
         timeout=300,
     )  # fmt: skip
@@ -272,9 +271,9 @@ def test_damaged_exports_are_refused(tmp_path):
     with pytest.raises(ExpllmError) as caught:
         read_safetensors(folder)
     for part in (
-        "missing: model.norm.weight",
-        "unexpected: model.rotary",
-        "up_proj.weight (3, 4) for blocks/mlp/up/kernel",
+        "missing: decoder/model.norm.weight",
+        "unexpected: decoder/model.rotary",
+        "up_proj.weight (3, 4) for decoder/blocks/mlp/up/kernel",
     ):
         assert part in caught.value.problem
     path.write_bytes(b"short")
@@ -398,10 +397,10 @@ def test_every_parameter_of_the_paper_s_model_has_its_name_and_shape():
     plain = changed(config, vision=vision, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
     leaves = abstract(plain)[1]
     kinds = {
-        "vision": (dinov2_table(vision), dinov2_hf_config(vision), transformers.Dinov2Config, transformers.Dinov2Model),
+        "vision": (dinov2_table(vision), tower_hf_config(vision), transformers.Dinov2Config, transformers.Dinov2Model),
         "decoder": (
             llama_table(config.decoder),
-            llama_hf_config(config.decoder),
+            decoder_hf_config(config.decoder),
             transformers.LlamaConfig,
             transformers.LlamaForCausalLM,
         ),

@@ -231,7 +231,7 @@ def test_a_pickle_is_not_opened(decoder):
 
 def test_damaged_folders_are_refused(decoder, tmp_path):
     (decoder / "adapter_model.safetensors").write_bytes(b"short")
-    with pytest.raises(ExpllmError, match=r"adapter_model\.safetensors cannot be read"):
+    with pytest.raises(ExpllmError, match=r"adapter_model\.safetensors is not a sound safetensors file"):
         import_adapter(decoder, PLAIN, "decoder")
     for content in ("[]", "{", b"\xff"):
         (decoder / "adapter_config.json").write_bytes(content if isinstance(content, bytes) else content.encode())

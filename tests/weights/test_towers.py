@@ -28,8 +28,8 @@ from expllm_jax.weights import (
     tower_table,
     tower_tensors,
 )
-from expllm_jax.weights.naming import gather, scatter, sources
-from tests.models.sizes import VISION, WHOLE, changed, random_params
+from expllm_jax.weights.naming import scatter, sources_of
+from tests.models.sizes import VISION, WHOLE, changed, loaded, random_params
 
 CLIP = changed(VISION, family="clip", feed_forward="quick_gelu", layer_scale=False)
 SIGLIP = changed(VISION, family="siglip", feed_forward="gelu_tanh", layer_scale=False)
@@ -57,7 +57,7 @@ def test_there_and_back(config, layout):
     table = tower_table(config, layout)
     tensors = scatter(params, table)
     assert all(array.flags.c_contiguous for array in tensors.values())
-    read = gather(tensors, table, shapes(config), origin="a file")
+    read = loaded(tensors, table, config)
     assert set(read) == set(params)
     for path, value in params.items():
         np.testing.assert_array_equal(read[path], value, err_msg=path)
@@ -77,7 +77,7 @@ def test_there_and_back(config, layout):
 )
 def test_the_table_fills_every_parameter_once(config, layout):
     filled = [
-        (source.path, source.layer) for entry in tower_table(config, layout).values() for source in sources(entry)
+        (source.path, source.layer) for entry in tower_table(config, layout).values() for source in sources_of(entry)
     ]
     assert len(filled) == len(set(filled))
     per_layer = {(path, layer) for path in shapes(config) if "blocks/" in path for layer in range(config.depth)}
@@ -110,9 +110,10 @@ def test_misfits_of_fused_tensors_are_named():
     tensors["blocks.1.attn.qkv.bias"] = np.zeros(93, np.float32)
     tensors["blocks.2.attn.qkv.bias"] = np.float32(0)
     with pytest.raises(ExpllmError) as caught:
-        gather(tensors, table, shapes(VISION), origin="a.pth")
-    assert "blocks.0.attn.qkv.weight (97, 32) for blocks/attn/v/kernel (32, 32)" in caught.value.problem
-    assert "blocks.2.attn.qkv.bias () for blocks/attn/k/bias (32,)" in caught.value.problem
+        loaded(tensors, table, VISION, origin="a.pth")
+    three = "blocks/attn/q/{0}, blocks/attn/k/{0}, blocks/attn/v/{0}, into which it does not divide"
+    assert f"blocks.0.attn.qkv.weight (97, 32) for {three.format('kernel')}" in caught.value.problem
+    assert f"blocks.2.attn.qkv.bias () for {three.format('bias')}" in caught.value.problem
     assert "blocks.1.attn.qkv.bias (93,) for blocks/attn/q/bias (32,)" in caught.value.problem
 
 
@@ -134,7 +135,7 @@ def test_the_tower_is_found_in_a_file_of_a_whole_clip():
     assert tower_tensors(unprefixed, CLIP) == tower
 
 
-def test_what_belongs_nowhere_is_left_for_gather_to_name():
+def test_what_belongs_nowhere_is_left_for_the_loader_to_name():
     tower = dict.fromkeys([*tower_table(VISION), "embeddings.mask_token", "encoder.layer.0.adapter"], "tower")
     assert set(tower_tensors(tower, VISION)) - set(tower_table(VISION)) == {"encoder.layer.0.adapter"}
     assert set(tower_tensors({"mask_token": 0, "norm.weight": 1}, VISION, "meta")) == {"norm.weight"}
@@ -144,7 +145,7 @@ def test_what_belongs_nowhere_is_left_for_gather_to_name():
 def test_a_whole_model_with_another_tower_is_exported_and_read(tmp_path, vision):
     config = changed(WHOLE, vision=vision, vision_lora=LoRAConfig(), decoder_lora=LoRAConfig())
     _, params = random_params(config)
-    found, read = read_safetensors(export_safetensors(params, config, tmp_path / "model"))
+    found, read = read_safetensors(export_safetensors(params, config, tmp_path / "model", image_size=None))
     assert found == config
     assert set(read) == set(params)
     for path, value in params.items():
