@@ -150,8 +150,7 @@ class Generator:
         if features is not None and features.ndim == 3:
             features = features[:, None]
         shape = (0, 0) if features is None else features.shape[1:3]
-        names = [f"prompt {row}" for row in range(len(prompts.tokens_BT))]
-        check_image_tokens(self._config, prompts.tokens_BT, *shape, names)
+        check_image_tokens(self._config, prompts.tokens_BT, *shape, lambda row: f"prompt {row}")
         turn, row = _prefill(self._graphdef, self._params, prompts, features, max_new_tokens, pad)
         advance = functools.partial(
             _advance,

@@ -8,7 +8,7 @@ Source: Lan et al., "ExpLLM: Towards Chain of Thought for Facial Expression Reco
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def attention_mask(segments_BS: jax.Array, *, start: jax.Array | int = 0, querie
 
 
 def check_image_tokens(
-    config: ExpLLMConfig, tokens_BT: np.ndarray, images: int, vision_tokens: int, names: Sequence[str]
+    config: ExpLLMConfig, tokens_BT: np.ndarray, images: int, vision_tokens: int, name: Callable[[int], str]
 ) -> None:
     """Raises ExpllmError, naming the row, unless every row has as many image tokens as its pictures fill.
 
@@ -100,14 +100,14 @@ def check_image_tokens(
       tokens_BT: ids, on the host.
       images: M, pictures of every row; 0 for none.
       vision_tokens: N, features of one picture before the projector pools them.
-      names: what to call each row.
+      name: row number -> what to call it; asked only for the first that is wrong.
     """
     wanted = images * config.projector.tokens(vision_tokens) if images else 0
     found_B = np.sum(np.asarray(tokens_BT) == config.image_token, 1)
     if len(wrong := np.flatnonzero(found_B != wanted)):
         more = f" (and {len(wrong) - 1} more rows like it)" if len(wrong) > 1 else ""
         raise ExpllmError(
-            f"{names[wrong[0]]} has {found_B[wrong[0]]} image tokens (id {config.image_token}), but its {images} "
+            f"{name(int(wrong[0]))} has {found_B[wrong[0]]} image tokens (id {config.image_token}), but its {images} "
             f"picture(s) fill {wanted}{more}",
             f"write {wanted // images if images else 0} image tokens per picture into the row",
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from expllm_jax.checkpoints import Checkpointer, save_frozen
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import PAPER_TRAINABLE, ModelDef, Params, select
+from expllm_jax.models import PAPER_TRAINABLE, ExpLLMConfig, ModelDef, Params, check_image_tokens, merge, select
 from expllm_jax.parallel import MeshConfig, make_mesh, shard_params
 from expllm_jax.records import BatchConfig, RowSource, batches
 from expllm_jax.train.metrics import MetricsLog
@@ -162,7 +162,9 @@ def train(
                                   normalisation=normalisation)  # fmt: skip
         log = _Log(config, run_dir, start, total, source, stream)
         try:
+            model = merge(graphdef, {**state.params, **frozen}).config
             for step, batch in zip(range(start + 1, total + 1), data, strict=False):
+                _check_pictures(model, batch, source)
                 state, metrics = step_function(state, frozen, device_batch(batch, mesh), np.uint32(config.seed))
                 # The metrics of the update before: while they are fetched, this one is already under way.
                 log.finish_pending()
@@ -178,6 +180,17 @@ def train(
         finally:
             log.close()
         return TrainResult(state, total, log.loss)
+
+
+def _check_pictures(model: ExpLLMConfig, batch: Mapping[str, np.ndarray], source: TrainSource) -> None:
+    """Raises ExpllmError naming a record whose image tokens are not as many as its pictures fill."""
+    if "features" in batch:
+        pictures, tokens = batch["features"].shape[1:-2], batch["features"].shape[-2]
+    else:
+        pictures, (down, across) = batch["pixels"].shape[1:-3], model.vision.grid(*batch["pixels"].shape[-3:-1])
+        tokens = down * across
+    name = lambda row: f"record {source[int(batch['record'][row])].id}"  # noqa: E731
+    check_image_tokens(model, batch["tokens"], *(pictures or (1,)), tokens, name)
 
 
 def supervised_tokens(source: RowSource) -> int:

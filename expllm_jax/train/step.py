@@ -4,7 +4,8 @@ Shape letters: B rows, T tokens, S supervised positions of a row (static, padded
 tokens, D vision width, A micro-batches.
 
 A batch is what `records.batches` yields: `tokens positions segments` int32 [B, T], `loss_weights` float32 [B, T], and
-either `features` [B, N, D] or `pixels` [B, H, W, 3]. Other keys are ignored.
+either `features` [B, N, D] or `pixels` [B, H, W, 3]; of rows with M pictures each, [B, M, N, D] or [B, M, H, W, 3].
+Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ModelDef, Params, merge
+from expllm_jax.models import ExpLLM, ModelDef, Params, merge
 from expllm_jax.train.optimizer import Optimizer
 from expllm_jax.train.state import TrainState
 
@@ -112,13 +113,8 @@ def _micro_batches(x: jax.Array, accumulate: int) -> jax.Array:
 def _sums(graphdef: ModelDef, params: Params, batch: Batch, supervised: int, key: jax.Array | None) -> _Sums:
     model = merge(graphdef, params)
     tower_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-    if "features" in batch:
-        features_BND = batch["features"].astype(jnp.float32)
-    else:
-        features_BND = model.encode(batch["pixels"], dropout_key=tower_key)
-    h_BTE = model(
-        batch["tokens"], batch["positions"], batch["segments"], features_BND[:, None], dropout_key=decoder_key
-    )
+    features_BMND = _features(model, batch, tower_key)
+    h_BTE = model(batch["tokens"], batch["positions"], batch["segments"], features_BMND, dropout_key=decoder_key)
     where_BS, weights_BS, complete = _supervised(batch["loss_weights"], supervised)
     targets_BS = jnp.take_along_axis(batch["tokens"], where_BS, 1)
     # A token is predicted from the one before it in the row, which is of the same branch: answers never open one.
@@ -129,6 +125,19 @@ def _sums(graphdef: ModelDef, params: Params, batch: Batch, supervised: int, key
     return _Sums(
         nll=jnp.where(complete, nll, jnp.nan), weight=jnp.sum(weights_BS), correct=jnp.sum(weights_BS * losses.correct)
     )
+
+
+def _features(model: ExpLLM, batch: Batch, key: jax.Array | None) -> jax.Array:
+    """Tower features of every picture of every row, [B, M, N, D] float32; a row with one picture needs no axis M."""
+    if "features" in batch:
+        features = batch["features"].astype(jnp.float32)
+        return features if features.ndim == 4 else features[:, None]
+    pixels = batch["pixels"]
+    if pixels.ndim == 4:
+        return model.encode(pixels, dropout_key=key)[:, None]
+    B, M = pixels.shape[:2]  # all pictures of all rows go through the tower together
+    features_XND = model.encode(pixels.reshape(B * M, *pixels.shape[2:]), dropout_key=key)
+    return features_XND.reshape(B, M, *features_XND.shape[1:])
 
 
 def _supervised(weights_BT: jax.Array, supervised: int) -> tuple[jax.Array, jax.Array, jax.Array]:

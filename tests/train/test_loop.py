@@ -160,6 +160,15 @@ def test_a_loss_that_is_not_finite_names_the_update_and_its_records_and_is_not_s
         assert (checkpointer.latest_step or 0) < step
 
 
+def test_a_record_whose_picture_does_not_fill_its_places_is_named(tmp_path: Path) -> None:
+    source = TinySource(4)
+    source.rows[2].tokens[2] = 3  # one placeholder fewer
+    graphdef, params = tiny_model(tiny_config(rank=2))
+    with pytest.raises(ExpllmError, match=r"record record-2 has \d+ image tokens .* fill \d+"):
+        train(tiny_train_config(batch=4), graphdef, params, source, tmp_path, features=source.features,
+              stream=io.StringIO())  # fmt: skip
+
+
 def test_metrics_of_a_killed_process_are_cut_back(tmp_path: Path) -> None:
     from expllm_jax.train import MetricsLog
 

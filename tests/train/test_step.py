@@ -24,7 +24,16 @@ from expllm_jax.train import (
     make_train_step,
     supervised_tokens,
 )
-from tests.train.tiny import TinySource, branched_row, tiny_config, tiny_model
+from tests.train.tiny import (
+    IMAGE_TOKEN,
+    IMAGE_TOKENS,
+    PICTURE_SIZE,
+    TOWER_WIDTH,
+    TinySource,
+    branched_row,
+    tiny_config,
+    tiny_model,
+)
 
 SEED = np.uint32(7)
 
@@ -190,6 +199,21 @@ def test_pixels_and_their_features_give_the_same_loss() -> None:
     features = np.asarray(merge(*model).encode(pixels["pixels"]))
     encoded = dict(next(batches(source, config, features)))
     assert evaluate(model, pixels) == pytest.approx(evaluate(model, encoded), rel=1e-5)
+
+
+def test_rows_with_two_pictures_each(model) -> None:
+    """As pixels or as features; the order of the pictures matters, and the same places as one wide picture do not."""
+    rng = np.random.default_rng(3)
+    row = branched_row([1, 2] + [IMAGE_TOKEN] * IMAGE_TOKENS, [([3, 4], [21, 5], 1.0)])
+    batch = batch_of([row] * 4, rng.normal(size=(4, IMAGE_TOKENS, TOWER_WIDTH)))
+    pixels = rng.normal(size=(4, 2, PICTURE_SIZE, PICTURE_SIZE, 3)).astype(np.float32)
+    features = np.stack([np.asarray(merge(*model).encode(pair)) for pair in pixels])
+    del batch["features"]
+    loss = evaluate(model, batch | {"pixels": pixels})
+    assert loss == pytest.approx(evaluate(model, batch | {"features": features}), rel=1e-5)
+    joined = features.reshape(4, 2 * IMAGE_TOKENS, TOWER_WIDTH)
+    assert loss == pytest.approx(evaluate(model, batch | {"features": joined}), rel=1e-5)
+    assert loss != pytest.approx(evaluate(model, batch | {"features": features[:, ::-1]}), rel=1e-3)
 
 
 def test_another_branchs_text_leaves_a_loss_alone(model) -> None:
