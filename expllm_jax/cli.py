@@ -220,17 +220,24 @@ def _weights_export(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _weights_import(options: argparse.Namespace) -> dict[str, Any]:
-    from expllm_jax.weights_commands import import_weights
+    from expllm_jax.weights_commands import Speech, import_weights
 
-    done = import_weights(options.source, options.to, part=options.part, dtype=options.dtype, partial=options.partial)
+    speech = None
+    if options.tokenizer:
+        speech = Speech(Path(options.tokenizer), options.template, options.layout, not options.not_legacy)
+    done = import_weights(
+        options.source, options.to, part=options.part, dtype=options.dtype, partial=options.partial, speech=speech
+    )
     if done.left_out:
         _say(f"left out: {done.left_out}")
-    key = "weights.decoder" if done.part == "decoder" else "weights.vision"
+    after = f"expllm train EXPERIMENT --out runs/a --set weights.{done.part}={done.folder}"
+    if speech is not None:
+        after = f"expllm predict PICTURE.jpg --run {done.folder}"
     _show(
         options,
         f"{done.format}, part {done.part}: {done.parameters:,} parameters, {', '.join(done.dtypes)}, "
         f"{done.nbytes / 1e6:,.1f} MB in {done.seconds:.1f} s\nsource   SHA-256 {done.sha256}\nweights  {done.folder}\n"
-        f"next: expllm train EXPERIMENT --out runs/a --set {key}={done.folder}",
+        f"next: {after}",
     )
     return {**vars(done), "folder": str(done.folder), "seconds": round(done.seconds, 2)}
 
@@ -407,7 +414,7 @@ def _parser() -> argparse.ArgumentParser:
         weights,
         "import",
         _weights_import,
-        "an Orbax folder out of safetensors, GGUF or ONNX, for weights.vision or weights.decoder",
+        "an Orbax folder out of safetensors, GGUF or ONNX, for the keys weights.vision, .decoder and .model",
         "expllm weights import ~/models/vicuna-7b-v1.5 --to weights/vicuna",
     )
     into.add_argument("source", help="a Hugging Face folder, a GGUF or ONNX file, or a folder of `weights export`")
@@ -421,6 +428,19 @@ def _parser() -> argparse.ArgumentParser:
         help="that parameters are stored in; float32 is rounded to bfloat16 (default: auto, bfloat16 if the source is)",
     )  # fmt: skip
     into.add_argument("--partial", action="store_true", help="import what fits and list what does not")
+    into.add_argument(
+        "--tokenizer", help="tokenizer.model or tokenizer.json of a whole model: `expllm predict` opens the folder then"
+    )
+    into.add_argument(
+        "--template", default="face_v1", help="its conversation template, shipped or a .json file (default: face_v1)"
+    )
+    into.add_argument(
+        "--layout", choices=("branched", "chained", "reference"), default="branched",
+        help="of the rows it was trained on; reference for the released ExpLLM (default: branched)",
+    )  # fmt: skip
+    into.add_argument(
+        "--not-legacy", action="store_true", help="with reference: its tokenizer_config.json says legacy: false"
+    )
     verify = _verb(
         weights,
         "verify",

@@ -53,15 +53,15 @@ PICTURE_SIZE = 224  # pixels a side; what the tower sees
 class TokenizerConfig:
     """Where the tokenizer comes from."""
 
-    kind: str = (
-        "sentencepiece"  # "sentencepiece" is trained on the experiment's own texts; "smollm2" comes with that decoder
-    )
+    # "sentencepiece" is trained on the experiment's own texts; "smollm2" comes with that decoder; or the path of a
+    # tokenizer.model or tokenizer.json, such as the one beside the decoder's weights.
+    kind: str = "sentencepiece"
     pieces: int = 1024  # vocabulary of the trained one, 512 to 65536; byte fallback alone takes 256
     split_digits: bool = True  # of the trained one: every digit a piece of its own; without, "(AU12)," can be one piece
     cross_words: bool = False  # whether a piece of the trained one may span words: shorter rows, coarser pieces
 
     def __post_init__(self) -> None:
-        _one_of("tokenizer.kind", self.kind, TOKENIZERS)
+        _name_or_path("tokenizer.kind", self.kind, TOKENIZERS)
         _within("tokenizer.pieces", self.pieces, 512, 65536)
 
 
@@ -73,8 +73,18 @@ class WeightsConfig:
     # of a folder that it wrote.
     vision: str = "dinov2-s"
     decoder: str = "random"  # "random", the asset "smollm2", or such a path
+    # The path of a whole model, projector and adapters included: the released ExpLLM, an export, an import. The other
+    # two keep their defaults then. Adapters that it lacks begin anew.
+    model: str = ""
 
     def __post_init__(self) -> None:
+        if self.model and not is_path(self.model):
+            raise ExpllmError(f"weights.model is '{self.model}'", "give the path of a file or folder, or nothing")
+        if self.model and (self.vision, self.decoder) != ("dinov2-s", "random"):
+            raise ExpllmError(
+                f"weights.model is '{self.model}', which brings tower and decoder, and one of them is given as well",
+                "leave weights.vision and weights.decoder as they are, or weights.model empty",
+            )
         _name_or_path("weights.vision", self.vision, TOWER_WEIGHTS)
         _name_or_path("weights.decoder", self.decoder, DECODER_WEIGHTS)
 
@@ -149,8 +159,9 @@ class Experiment:
                 "set records.layout=chained, or tokenizer.kind=sentencepiece",
             )
         self._check_data()
-        _same_shape("model.vision", self.model.vision, self.weights.vision, _TOWERS, _TOWER_SHAPE)
-        _same_shape("model.decoder", self.model.decoder, self.weights.decoder, _DECODERS, _DECODER_SHAPE)
+        vision, decoder = self.weights.model or self.weights.vision, self.weights.model or self.weights.decoder
+        _same_shape("model.vision", self.model.vision, vision, _TOWERS, _TOWER_SHAPE)
+        _same_shape("model.decoder", self.model.decoder, decoder, _DECODERS, _DECODER_SHAPE)
 
     def _check_data(self) -> None:
         data = self.data

@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 from expllm_jax import config as configuration
 from expllm_jax.assets import asset_path
 from expllm_jax.checkpoints import params_fingerprint
-from expllm_jax.config import DECODER_WEIGHTS, PICTURE_SIZE, TOWER_WEIGHTS, Experiment
+from expllm_jax.config import DECODER_WEIGHTS, PICTURE_SIZE, TOKENIZERS, TOWER_WEIGHTS, Experiment
 from expllm_jax.engine import narrate
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
@@ -59,6 +59,7 @@ from expllm_jax.sources import rendered
 from expllm_jax.train import Progress, TrainResult, extract_features, train
 from expllm_jax.weight_sources import open_weights
 from expllm_jax.weights import tokenizer_json_from_gguf
+from expllm_jax.weights.naming import sources_of
 
 Say = Callable[[str], None]
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
@@ -151,9 +152,12 @@ def check_feasible(experiment: Experiment) -> None:
             f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
         ) from error
     select(shapes, experiment.train.trainable)
-    for part, value in (("vision", experiment.weights.vision), ("decoder", experiment.weights.decoder)):
-        if value not in (*TOWER_WEIGHTS, *DECODER_WEIGHTS) and not Path(value).exists():
-            raise ExpllmError(f"weights.{part} is {value}, which does not exist", "check the path")
+    for key, value in (
+        *((f"weights.{part}", getattr(experiment.weights, part)) for part in ("vision", "decoder", "model")),
+        ("tokenizer.kind", experiment.tokenizer.kind),
+    ):
+        if value and value not in (*TOWER_WEIGHTS, *DECODER_WEIGHTS, *TOKENIZERS) and not Path(value).exists():
+            raise ExpllmError(f"{key} is {value}, which does not exist", "check the path")
 
 
 def reopen_folder(path: str | Path, say: Say) -> RunFolder:
@@ -268,6 +272,8 @@ def _tokenizer(run: RunFolder, annotations: Sequence[Annotation], template: Conv
     wanted = run.experiment.tokenizer
     if wanted.kind == "smollm2":
         return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), run.path / "tokenizer.json"))
+    if wanted.kind != "sentencepiece":
+        return open_tokenizer(wanted.kind, run.experiment.records)
     texts = training_texts([rounds_of(face, run.experiment.records.tasks) for face in annotations], template)
     path = run.path / "tokenizer.model"
     train_sentencepiece(texts, path, wanted.pieces, cross_words=wanted.cross_words, split_digits=wanted.split_digits)
@@ -280,7 +286,7 @@ def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
     Raises ExpllmError if a decoder with weights of its own has fewer embeddings than the tokenizer has pieces.
     """
     decoder = experiment.model.decoder
-    if experiment.weights.decoder == "random":
+    if experiment.weights.decoder == "random" and not experiment.weights.model:
         decoder = dataclasses.replace(decoder, vocab=tokenizer.vocab_size)
     elif tokenizer.vocab_size > decoder.vocab:
         raise ExpllmError(
@@ -296,31 +302,36 @@ def initial_params(experiment: Experiment, model: ExpLLMConfig, mesh: Mesh) -> t
     All lie on the mesh by the table of `parallel`. Pre-trained ones are read tensor by tensor straight to the devices
     that hold them, so that no device and no host ever holds the whole model.
     """
-    shapes = abstract(model)[1]
-    shardings = param_shardings(shapes, mesh)
-    given = _pretrained("vision", experiment.weights.vision, model, shardings)
-    if experiment.weights.decoder != "random":
-        given |= _pretrained("decoder", experiment.weights.decoder, model, shardings)
+    shardings = param_shardings(abstract(model)[1], mesh)
+    if experiment.weights.model:
+        given = _pretrained("model", experiment.weights.model, model, shardings)
+    else:
+        given = _pretrained("vision", experiment.weights.vision, model, shardings)
+        if experiment.weights.decoder != "random":
+            given |= _pretrained("decoder", experiment.weights.decoder, model, shardings)
     graphdef, fresh = init(model, experiment.train.seed, without=given.keys())
     fresh = shard_params(fresh, mesh)
     return graphdef, {path: fresh[path] if path in fresh else given[path] for path in graphdef.paths}
 
 
 def _pretrained(part: str, source: str, model: ExpLLMConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-    """The parameters of a part, but for its adapters, out of an asset or a path; by their paths in the whole model.
+    """The parameters of a part out of an asset or a path, by their paths in the whole model.
 
-    Kernels that are to be int8 are loaded in full, and rounded where they lie.
+    Adapters are among them only if the source is a whole model that has any. Kernels that are to be int8 are loaded in
+    full, and rounded where they lie.
     """
-    shapes = abstract(model)[1]
     where = asset_path(source) if source in (*TOWER_WEIGHTS, *DECODER_WEIGHTS) else Path(source)
-    weights = open_weights(where).part_of(part)
+    weights, prefix = open_weights(where).part_of(part), "" if part == "model" else f"{part}/"
+    brought = {place.path for value in weights.table.values() for place in sources_of(value)}
+    shapes = abstract(model)[1]
     int8 = {path for path in shapes if f"{path}_scale" in shapes}
+    adapters = tuple(leaf for leaf in ("/lora_a", "/lora_b") if not any(path.endswith(leaf) for path in brought))
     wanted = {
-        path.removeprefix(f"{part}/"): path
+        path.removeprefix(prefix): path
         for path in shapes
-        if path.startswith(f"{part}/") and not path.endswith(("/lora_a", "/lora_b", "/kernel_scale"))
+        if path.startswith(prefix) and not path.endswith(("/kernel_scale", *adapters))
     }
-    full = jnp.dtype(getattr(model, part).param_dtype)
+    full = jnp.dtype(model.decoder.param_dtype)
     loaded = weights.load(
         {
             path: jax.ShapeDtypeStruct(shapes[whole].shape, full) if whole in int8 else shapes[whole]

@@ -18,7 +18,9 @@ import numpy as np
 
 from expllm_jax.checkpoints import export_inference
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import count
+from expllm_jax.infer import ModelFiles, write_model_files
+from expllm_jax.models import ExpLLMConfig, count
+from expllm_jax.records import ConversationTemplate, EncodeConfig, RecordEncoder, open_tokenizer
 from expllm_jax.train import Progress
 from expllm_jax.weight_sources import digest, open_weights, orbax_meta
 from expllm_jax.weights import ForeignWeights
@@ -42,8 +44,40 @@ class Imported:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """What a whole model needs besides its weights to be asked about pictures."""
+
+    tokenizer: Path  # tokenizer.model or tokenizer.json
+    template: str = "face_v1"  # a shipped conversation template, or the path of one
+    layout: str = "branched"  # of the rows it was trained on; "reference" for the released ExpLLM
+    legacy: bool = True  # of layout "reference": see EncodeConfig
+
+    def files(self, config: ExpLLMConfig, size: int = 224) -> ModelFiles:
+        """With the model's configuration, everything but its parameters.
+
+        Raises:
+          ExpllmError: tokenizer or template cannot be read, or the model does not know the tokenizer's pieces.
+        """
+        encoding = EncodeConfig(image_tokens=config.image_tokens(size, size), layout=self.layout, legacy=self.legacy)
+        tokenizer = open_tokenizer(self.tokenizer, encoding)
+        if tokenizer.vocab_size > config.decoder.vocab:
+            raise ExpllmError(
+                f"{self.tokenizer} has {tokenizer.vocab_size} pieces, the decoder {config.decoder.vocab} embeddings",
+                "give the tokenizer that came with the weights",
+            )
+        encoder = RecordEncoder(ConversationTemplate.load(self.template), tokenizer, encoding)
+        return ModelFiles(dataclasses.replace(config, image_token=tokenizer.image), encoder)
+
+
 def import_weights(
-    source: str | Path, folder: str | Path, *, part: str = "auto", dtype: str = "auto", partial: bool = False
+    source: str | Path,
+    folder: str | Path,
+    *,
+    part: str = "auto",
+    dtype: str = "auto",
+    partial: bool = False,
+    speech: Speech | None = None,
 ) -> Imported:
     """Converts weights into an Orbax folder that the keys `weights.vision` and `weights.decoder` accept.
 
@@ -53,6 +87,7 @@ def import_weights(
       part: vision, decoder or model; auto: what the source holds. A whole model gives any of its parts.
       dtype: that the parameters are stored in, float32 or bfloat16; auto: bfloat16 if the source is.
       partial: leave out what does not fit instead of raising.
+      speech: of a whole model: makes the folder one that `Predictor.open` and `expllm predict` open as well.
 
     Raises:
       ExpllmError: the folder exists or cannot be written; the source is damaged or does not fit; nothing is written.
@@ -62,6 +97,15 @@ def import_weights(
         raise ExpllmError(f"{folder} exists already", "choose another folder with --to; nothing is overwritten")
     weights = open_weights(source)
     weights = (weights if part == "auto" else weights.part_of(part)).with_dtype(dtype)
+    files = None
+    if speech is not None:
+        if weights.part != "model" or partial:
+            raise ExpllmError(
+                f"{source} gives {'a part of ' if partial else ''}the {weights.part}, which cannot answer by itself",
+                "give --tokenizer with a whole model only",
+            )
+        files = speech.files(weights.config)
+        weights = dataclasses.replace(weights, config=files.config)
     shapes = weights.shapes()
     host = jax.local_devices(backend="cpu")[0]
     on_host = dict.fromkeys(shapes, jax.sharding.SingleDeviceSharding(host))
@@ -73,6 +117,8 @@ def import_weights(
     meta = orbax_meta(weights, source=str(source), format=weights.format, sha256=sha256, left_out=left_out)
     with jax.default_device(host):
         export_inference(folder, loaded.params, meta)
+    if files is not None:
+        write_model_files(folder, files)
     return Imported(
         folder,
         weights.format,

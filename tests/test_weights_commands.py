@@ -8,16 +8,20 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from expllm_jax import cli, stages
 from expllm_jax.checkpoints import load_inference
 from expllm_jax.config import WeightsConfig, load_experiment
 from expllm_jax.errors import ExpllmError
+from expllm_jax.infer import PredictConfig, Predictor
+from expllm_jax.models import merged
 from expllm_jax.parallel import MeshConfig, make_mesh
+from expllm_jax.records import train_sentencepiece
 from expllm_jax.weights import export_safetensors
 from expllm_jax.weights_commands import diff_weights, import_weights, verify_weights
-from tests.models.sizes import DECODER, PLAIN, changed, random_params
+from tests.models.sizes import DECODER, PLAIN, VISION, WHOLE, changed, random_params
 
 PARAMS = random_params(PLAIN)[1]
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -141,6 +145,46 @@ def test_an_experiment_takes_the_path_of_weights(export, tmp_path):
     gone = dataclasses.replace(experiment, weights=WeightsConfig(vision=str(tmp_path / "gone")))
     with pytest.raises(ExpllmError, match="gone, which does not exist"):
         stages.check_feasible(gone)
+
+
+@pytest.mark.parametrize("adapters", ["merged", "peft"])
+def test_an_experiment_takes_a_whole_model(tmp_path, adapters):
+    """Projector included; adapters where it has any, and fresh ones where it has none."""
+    params = random_params(WHOLE)[1]
+    folder = export_safetensors(params, WHOLE, tmp_path / "whole", adapters=adapters, image_size=None)
+    tiny = load_experiment("tiny")
+    records = dataclasses.replace(tiny.records, image_tokens=WHOLE.image_tokens(224, 224))
+    experiment = dataclasses.replace(
+        tiny, weights=WeightsConfig(model=str(folder)), model=WHOLE, records=records, cache_features=False
+    )
+    read = stages.initial_params(experiment, WHOLE, make_mesh(MeshConfig(), jax.devices()[:1]))[1]
+    expected = params if adapters == "peft" else merged(WHOLE, params)[1]
+    for path, value in expected.items():
+        np.testing.assert_allclose(read[path], value, rtol=1e-6, err_msg=path)
+    started = {path for path in read if path.endswith("/lora_b") and not np.asarray(read[path]).any()}
+    assert bool(started) == (adapters == "merged")
+    with pytest.raises(ExpllmError, match="one of them is given as well"):
+        WeightsConfig(model=str(folder), decoder="smollm2")
+
+
+@pytest.mark.parametrize("layout", ["branched", "reference"])
+def test_an_imported_whole_model_answers(tmp_path, capsys, layout):
+    texts = [f"{face} shows {face} because the brows of {face} are raised." for face in ("Anger", "Fear", "Sadness")]
+    tokenizer = train_sentencepiece(texts * 40, tmp_path / "tokenizer.model", 600)
+    decoder = changed(DECODER, vocab=tokenizer.vocab_size, max_length=512)
+    config = changed(PLAIN, vision=changed(VISION, patch=56, native_grid=4), decoder=decoder)
+    folder = export_safetensors(random_params(config)[1], config, tmp_path / "whole")
+    arguments = ("import", folder, "--to", tmp_path / "in", "--tokenizer", tokenizer.path, "--layout", layout)
+    status, out, error = run(capsys, *arguments)
+    assert status == 0 and "expllm predict" in out, error
+    Image.new("RGB", (50, 60), (200, 150, 120)).save(tmp_path / "face.png")
+    limits = PredictConfig(batch=1, label_tokens=3, cot_tokens=3, retries=0)
+    predictor = Predictor.open(tmp_path / "in", limits)
+    assert predictor.files.config.image_token == predictor.files.encoder.tokenizer.image
+    (answer,) = predictor.answer([tmp_path / "face.png"])
+    assert answer.label_failure == "cut off before its end" and answer.label_text
+    status, _, error = run(capsys, "import", folder / "decoder", "--to", tmp_path / "no", "--tokenizer", tokenizer.path)
+    assert status == 2 and "cannot answer by itself" in error and not (tmp_path / "no").exists()
 
 
 def test_a_name_that_is_no_asset_and_no_path_is_refused():

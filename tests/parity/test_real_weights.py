@@ -135,8 +135,7 @@ def test_smollm2_greedy_text(smollm2):
     ours = []
     for part in range(BATCHES):
         batch = Prompts(*(array[part::BATCHES] for array in padded))
-        features = np.zeros((len(batch.tokens_BT), 1, VISION.width), np.float32)
-        made = generate(graphdef, weights, batch, features, max_new_tokens=NEW_TOKENS, eos=-1, pad=0)
+        made = generate(graphdef, weights, batch, None, max_new_tokens=NEW_TOKENS, eos=-1, pad=0)
         ours.append(made.tokens)
 
     ties, compared = 0, 0
