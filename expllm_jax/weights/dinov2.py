@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from expllm_jax.models.vit import SWIGLU
 from expllm_jax.weights.foreign import ForeignWeights
 from expllm_jax.weights.naming import Source, Table
 from expllm_jax.weights.onnx_file import read_onnx
-from expllm_jax.weights.tensor_files import ArraysInMemory
+from expllm_jax.weights.tensor_files import ArraysInMemory, TensorFile
 from expllm_jax.weights.tower_layouts import block_entries, patch_kernel, token_rows
 
 MASK_TOKEN = "embeddings.mask_token"  # of no use after pre-training
@@ -66,6 +68,9 @@ _META_SWIGLU = {
 }
 
 
+_HEAD_WIDTH = 64  # of every DINOv2
+
+
 def dinov2_table(config: ViTConfig) -> Table:
     """Hugging Face `Dinov2Model` or `Dinov2WithRegistersModel` name -> where it goes. The mask token is left out."""
     tokens = token_rows(config)
@@ -98,6 +103,62 @@ def dinov2_meta_table(config: ViTConfig) -> Table:
         table["register_tokens"] = Source("register_tokens", transform=tokens)
     block = _META_BLOCK | (_META_SWIGLU if config.feed_forward == SWIGLU else _MLP)
     return table | block_entries(config, "blocks", block | (_META_LAYER_SCALE if config.layer_scale else {}))
+
+
+def meta_tower_config(shape: Callable[[str], tuple[int, ...]], names: Collection[str], *, origin: str) -> ViTConfig:
+    """The tower whose tensors, by Meta's names, have these shapes: Meta's files describe themselves in no other way.
+
+    Args:
+      shape: Meta's name -> shape of the tensor; raises ExpllmError where there is none.
+      names: Meta's names that there are.
+      origin: the file, for messages.
+
+    Raises:
+      ExpllmError: a tensor that says how large the tower is, is missing or has another number of axes.
+    """
+
+    def axes(name: str, count: int) -> tuple[int, ...]:
+        found = shape(name)
+        if len(found) != count or not all(found):
+            raise ExpllmError(f"{origin}: {name} has shape {found}", f"it has {count} axes in DINOv2")
+        return found
+
+    width, _, patch, _ = axes("patch_embed.proj.weight", 4)
+    gated = "blocks.0.mlp.w3.weight" in names
+    hidden = axes("blocks.0.mlp.w3.weight", 2)[1] if gated else axes("blocks.0.mlp.fc1.weight", 2)[0]
+    registers = axes("register_tokens", 3)[1] if "register_tokens" in names else 0
+    numbers = [int(found[1]) for name in names if (found := re.match(r"blocks\.(\d+)\.", name))]
+    return ViTConfig(
+        width=width,
+        depth=max(numbers, default=-1) + 1,
+        heads=max(1, width // _HEAD_WIDTH),
+        mlp_ratio=4.0 if gated else hidden / width,  # of the hidden width SwiGLU takes two thirds, rounded up
+        feed_forward=SWIGLU if gated else "gelu",
+        patch=patch,
+        native_grid=round(max(axes("pos_embed", 3)[1] - 1, 1) ** 0.5),
+        registers=registers,
+        resize="antialias" if registers else "scale_0.1",  # as Meta's code fits the position table
+    )
+
+
+def is_meta_dinov2(files: TensorFile) -> bool:
+    """Whether a file holds a DINOv2 tower by Meta's names."""
+    return {"patch_embed.proj.weight", "pos_embed", "blocks.0.ls1.gamma"} <= files.tensors.keys()
+
+
+def open_meta_dinov2(files: TensorFile, paths: tuple[Path, ...]) -> ForeignWeights:
+    """Opens a tower as Meta released it (`dinov2_vitl14_pretrain.pth`, made safetensors): no config.json is needed.
+
+    Raises ExpllmError if the tensors do not say how large it is.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in files.tensors:
+            raise ExpllmError(f"{files.origin} lacks {name}", "give the weights of a whole DINOv2 backbone")
+        return files.tensors[name].shape
+
+    config = meta_tower_config(shape, files.tensors, origin=files.origin)
+    return ForeignWeights("vision", "Meta DINOv2", config, files, dinov2_meta_table(config), paths, (META_MASK_TOKEN,))
 
 
 def open_dinov2_onnx(path: str | Path, config: ViTConfig | None = None) -> ForeignWeights:

@@ -11,6 +11,7 @@ import numpy as np
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import DecoderConfig
 from expllm_jax.weights.decoder_configs import DECODER_TYPES, decoder_config_from_hf
+from expllm_jax.weights.dinov2 import is_meta_dinov2, open_meta_dinov2
 from expllm_jax.weights.foreign import ForeignWeights
 from expllm_jax.weights.hugging_face import llama_table
 from expllm_jax.weights.released import is_released, open_released
@@ -24,7 +25,8 @@ _ROTARY = "rotary_emb.inv_freq"  # a buffer that older exporters stored; it foll
 
 
 def open_hf_folder(path: str | Path) -> ForeignWeights:
-    """Opens a folder with config.json and safetensors: one file, or shards and their index.
+    """Opens a folder with config.json and safetensors: one file, or shards and their index. A DINOv2 tower by Meta's
+    names needs no config.json.
 
     Args:
       path: the folder, or the file or index in it that is meant.
@@ -35,6 +37,8 @@ def open_hf_folder(path: str | Path) -> ForeignWeights:
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     files = open_safetensors(path)
+    if is_meta_dinov2(files):
+        return open_meta_dinov2(files, files.paths)
     settings = read_hf_settings(folder)
     paths = (folder / CONFIG, *files.paths)
     kind = settings.get("model_type")

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig
+from expllm_jax.models import ExpLLMConfig, LoRAConfig, ProjectorConfig
 from expllm_jax.weights.decoder_configs import decoder_config_from_hf
-from expllm_jax.weights.dinov2 import dinov2_meta_table
+from expllm_jax.weights.dinov2 import dinov2_meta_table, meta_tower_config
 from expllm_jax.weights.foreign import ForeignWeights
 from expllm_jax.weights.hugging_face import llama_table
 from expllm_jax.weights.naming import TRANSPOSED, Source, TableValue, sources_of
@@ -59,7 +59,6 @@ IGNORED = (r".*\.mask_token", r".*rotary_emb\.inv_freq", r".*\.position_ids")
 
 _ADAPTED = ("q", "v")  # [R] both towers
 _ALPHA, _DROPOUT = 16.0, 0.05  # [R] defaults of the training script, which its launchers leave alone
-_HEAD_WIDTH = 64  # of every DINOv2
 
 
 def is_released(files: TensorFile) -> bool:
@@ -160,20 +159,9 @@ def _config(files: TensorFile, settings: Mapping[str, Any]) -> ExpLLMConfig:
     """The paper's model in the sizes that config.json (decoder) and the tensors (everything else) have."""
     decoder = decoder_config_from_hf({**settings, "model_type": "llama"})
     finder = _Finder(files)
-    width, _, patch, _ = _axes(finder.shape(_tower("patch_embed.proj.weight"), "the tower's width"), 4, files)
-    _, positions, _ = _axes(finder.shape(_tower("pos_embed"), "the tower's grid"), 3, files)
-    hidden, _ = _axes(finder.shape(_tower("blocks.0.mlp.fc1.weight"), "the tower's MLP width"), 2, files)
-    depth = _layers(files, [re.escape(prefix) + r"blocks\.(\d+)\." for prefix in TOWER_PREFIXES])
+    inside = [name.removeprefix(p) for name in files.tensors for p in TOWER_PREFIXES if name.startswith(p)]
+    vision = meta_tower_config(lambda name: finder.shape(_tower(name), "the tower's size"), inside, origin=files.origin)
     first = [PROJECTOR_PREFIXES[0] + name for name, _ in PROJECTOR_LAYERS]
-    vision = ViTConfig(
-        width=width,
-        depth=depth,
-        heads=max(1, width // _HEAD_WIDTH),
-        mlp_ratio=hidden / width,
-        patch=patch,
-        native_grid=round(max(positions - 1, 1) ** 0.5),
-        resize="scale_0.1",  # [R] Meta's code asks for a grid of 16.1 / 37
-    )
     lora = {
         part: _lora(finder, _adapter(patterns, 0, _ADAPTED[0], "A"))
         for part, patterns in (("vision_lora", TOWER_ADAPTERS), ("decoder_lora", DECODER_ADAPTERS))
@@ -193,14 +181,3 @@ def _lora(finder: _Finder, alternatives: list[str]) -> LoRAConfig:
         return LoRAConfig()
     rank = finder.shape(alternatives, "the rank")[0]
     return LoRAConfig(rank=rank, alpha=_ALPHA, dropout=_DROPOUT, targets=_ADAPTED)
-
-
-def _axes(shape: tuple[int, ...], count: int, files: TensorFile) -> tuple[int, ...]:
-    if len(shape) != count or not all(shape):
-        raise ExpllmError(f"{files.origin}: a tower tensor has shape {shape}", f"it has {count} axes in DINOv2")
-    return shape
-
-
-def _layers(files: TensorFile, patterns: list[str]) -> int:
-    numbers = [int(found[1]) for name in files.tensors for pattern in patterns if (found := re.match(pattern, name))]
-    return max(numbers, default=-1) + 1

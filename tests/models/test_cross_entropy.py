@@ -58,6 +58,23 @@ def test_a_target_outside_the_vocabulary_is_nan(target):
     assert np.isnan(nll[3]) and np.isfinite(np.delete(nll, 3)).all()
 
 
+def test_a_loss_that_nobody_asks_for_spoils_no_gradient():
+    """Padding may have any target; only its weight says that it does not count."""
+    h, weight, targets, scale = case(40)
+    targets[3], scale[3] = 40, 0.0
+    kept = np.arange(N) != 3
+
+    def loss(h, weight):
+        return jnp.sum(jnp.where(scale > 0, scale * head_cross_entropy(h, weight, targets).nll, 0.0))
+
+    def without(h, weight):
+        nll = optax.softmax_cross_entropy_with_integer_labels(h[kept] @ weight.T, targets[kept])
+        return (scale[kept] * nll).sum()
+
+    for gradient, other in zip(*(jax.grad(f, argnums=(0, 1))(h, weight) for f in (loss, without)), strict=True):
+        np.testing.assert_allclose(gradient, other, atol=3e-6)
+
+
 def test_huge_scores_do_not_overflow():
     h, weight, targets, _ = case(40)
     nll = head_cross_entropy(h * 1e3, weight * 1e2, targets).nll

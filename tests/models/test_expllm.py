@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLMConfig, Projector, ProjectorConfig, attention_mask, expllm_7b, merge
+from expllm_jax.models import ExpLLMConfig, LoRAConfig, Projector, ProjectorConfig, attention_mask, expllm_7b, merge
 from tests.models.sizes import DECODER, VISION, WHOLE, changed, random_params
 
 CONFIG = changed(WHOLE, vision_layers=())
@@ -159,3 +159,18 @@ def test_impossible_configurations_are_refused():
         ProjectorConfig(pool=0)
     with pytest.raises(ExpllmError):
         ExpLLMConfig(VISION, DECODER, image_token=-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"vision_lora": LoRAConfig(rank=2, targets=("q", "gate"))}, "vision_lora.targets names gate"),
+        ({"decoder_lora": LoRAConfig(rank=2, targets=("fc1", "v"))}, "decoder_lora.targets names fc1"),
+    ],
+)
+def test_adapters_on_layers_that_a_part_does_not_have_are_refused(changes, told):
+    """They would be left out without a word, and the rest would train."""
+    with pytest.raises(ExpllmError, match=told):
+        changed(WHOLE, **changes)
+    gated = changed(WHOLE.vision, feed_forward="swiglu")
+    changed(WHOLE, vision=gated, vision_lora=LoRAConfig(rank=2, targets=("q", "gate")))

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from expllm_jax import stages
+from expllm_jax.config import WeightsConfig
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import (
     KVCache,
@@ -116,22 +117,21 @@ def test_fresh_parameters_are_rounded_draws():
         assert np.std(kernel * scale[:, None]) == pytest.approx(config.init_std, rel=0.1), path
 
 
-def logits(config, params, *, cached=False, unstacked=False):
+def logits(config, params, *, cached=False):
     """(2, 11, V); with a cache, the first six tokens and then the other five."""
     graphdef = abstract(config)[0]
 
     @jax.jit
     def run(params):
         model = merge(graphdef, params)
-        layers = model.unstacked() if unstacked else None
         if not cached:
-            h, _ = model(model.embed(TOKENS), POSITIONS, attention_mask(np.ones_like(TOKENS)), layers=layers)
+            h, _ = model(model.embed(TOKENS), POSITIONS, attention_mask(np.ones_like(TOKENS)))
             return model.logits(h)
         parts, cache, segments = [], KVCache.zeros(config, 2, 12), jnp.ones((2, 12), jnp.int32)
         for start, size in ((0, 6), (6, 5)):
             part = slice(start, start + size)
             mask = attention_mask(segments, start=start, queries=size)
-            h, cache = model(model.embed(TOKENS[:, part]), POSITIONS[:, part], mask, cache, start, layers=layers)
+            h, cache = model(model.embed(TOKENS[:, part]), POSITIONS[:, part], mask, cache, start)
             parts.append(model.logits(h))
         return jnp.concatenate(parts, 1)
 
@@ -145,7 +145,7 @@ def expected(int8):
     return logits(plain, params)
 
 
-@pytest.mark.parametrize("how", [{}, {"cached": True, "unstacked": True}])
+@pytest.mark.parametrize("how", [{}, {"cached": True}])
 def test_it_computes_what_its_rounded_kernels_say(int8, expected, how):
     np.testing.assert_allclose(logits(*int8, **how), expected, atol=1e-4)
 
@@ -246,20 +246,23 @@ def test_int8_kernels_cannot_be_chosen_to_train(whole):
         select(params, [r"decoder/.*"])
 
 
-def test_pre_trained_weights_are_quantised_on_the_way_in(monkeypatch):
+def test_pre_trained_weights_are_quantised_on_the_way_in(tmp_path):
     """A cast to the kernel's dtype would make them zeros."""
     config = changed(INT8_MODEL, decoder_lora=LoRAConfig(), vision_lora=LoRAConfig())
     tower, decoder = random_params(config.vision)[1], random_params(MODEL.decoder)[1]
-    monkeypatch.setattr(stages, "asset_path", str)
-    monkeypatch.setattr(stages, "dinov2_from_onnx", lambda path, vision: tower)
-    monkeypatch.setattr(stages, "decoder_from_gguf", lambda path: (MODEL.decoder, decoder))
-    experiment = SimpleNamespace(weights=SimpleNamespace(decoder="smollm2"), train=SimpleNamespace(seed=0))
-    graphdef, params = stages.initial_params(experiment, config)
+    full = changed(MODEL, decoder_lora=LoRAConfig(), vision_lora=LoRAConfig())
+    source = random_params(full)[1] | {f"decoder/{path}": leaf for path, leaf in decoder.items()}
+    source |= {f"vision/{path}": leaf for path, leaf in tower.items()}
+    folder = export_safetensors(source, full, tmp_path / "model", image_size=None)
+    weights = WeightsConfig(vision=str(folder), decoder=str(folder / "decoder"))
+    experiment = SimpleNamespace(weights=weights, train=SimpleNamespace(seed=0))
+    graphdef, params = stages.initial_params(experiment, config, make_mesh())
     assert list(params) == list(graphdef.paths)
     for path, leaf in quantize_int8(decoder, MODEL.decoder)[1].items():
         found = params[f"decoder/{path}"]
         assert found.dtype == leaf.dtype, path
-        np.testing.assert_array_equal(found, leaf, err_msg=path)
+        # a scale may differ in its last bit, as it is computed on the device here
+        np.testing.assert_allclose(found, leaf, rtol=1e-6, err_msg=path)
 
 
 def test_merging_adapters_makes_a_full_decoder(whole):
@@ -278,7 +281,7 @@ def test_without_adapters_it_stays_int8_until_it_is_exported(whole, tmp_path):
     config = changed(INT8_MODEL, decoder_lora=LoRAConfig(), vision_lora=LoRAConfig())
     params = {path: leaf for path, leaf in params.items() if "lora" not in path}
     assert merged(config, params) == (config, params)
-    found, read = read_safetensors(export_safetensors(params, config, tmp_path / "model"))
+    found, read = read_safetensors(export_safetensors(params, config, tmp_path / "model", image_size=None))
     plain, expected = dequantize_int8(params, config.decoder, "decoder/")
     assert found == changed(config, decoder=plain)
     for path in read:

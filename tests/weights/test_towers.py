@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import (
@@ -21,6 +22,7 @@ from expllm_jax.models import (
 )
 from expllm_jax.weights import (
     export_safetensors,
+    open_foreign,
     read_safetensors,
     tower_config_from_hf,
     tower_fillers,
@@ -230,3 +232,24 @@ def test_square_sizes_may_be_written_as_pairs():
 def test_any_width_of_the_mlp_is_met_exactly(width, hidden):
     values = {"model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": hidden}
     assert tower_config_from_hf(values | {"num_attention_heads": 1}).mlp_width == hidden
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"registers": 2, "resize": "antialias"}, {"feed_forward": "swiglu"}],
+)
+def test_metas_files_open_without_a_config(tmp_path, changes):
+    """The tower's size is read off its tensors; heads are 64 wide in every DINOv2."""
+    config = changed(VISION, **{"width": 128, "heads": 2, "resize": "scale_0.1"} | changes)
+    _, params = random_params(config)
+    tensors = scatter(params, tower_table(config, "meta")) | {"mask_token": np.zeros((1, 128), np.float32)}
+    save_file(tensors, tmp_path / "dinov2.safetensors")
+    weights = open_foreign(tmp_path / "dinov2.safetensors")
+    assert weights.config == config and weights.part == "vision"
+    read = weights.load().params
+    for path, value in params.items():
+        np.testing.assert_array_equal(read[path], value, err_msg=path)
+    del tensors["blocks.0.mlp.w3.weight" if changes.get("feed_forward") else "blocks.0.mlp.fc1.weight"]
+    save_file(tensors, tmp_path / "less.safetensors")
+    with pytest.raises(ExpllmError, match="lacks blocks.0.mlp.fc1.weight"):
+        open_foreign(tmp_path / "less.safetensors")

@@ -139,7 +139,9 @@ def _backward(saved: _Saved, cotangents: tuple[jax.Array | SymbolicZero, jax.Arr
     by_nll_N = cotangents[0]
     if isinstance(by_nll_N, SymbolicZero):
         by_nll_N = jnp.zeros(by_nll_N.shape, by_nll_N.dtype)
-    by_h_NE = (by_nll_N[:, None] * saved.by_h_NE.astype(jnp.float32)).astype(saved.by_h_NE.dtype)
+    # `where`, and not only a factor of 0: the loss that nobody asks for may be NaN, of a padding token for example.
+    by_h_NE = jnp.where(by_nll_N[:, None] == 0, 0.0, by_nll_N[:, None] * saved.by_h_NE.astype(jnp.float32))
+    by_h_NE = by_h_NE.astype(saved.by_h_NE.dtype)
     return by_h_NE, None if saved.head is None else _by_weight(by_nll_N, *saved.head), None
 
 
