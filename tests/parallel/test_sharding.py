@@ -26,14 +26,14 @@ from expllm_jax.models import (
     vit_l14,
     vit_s14,
 )
-from expllm_jax.models.lora import LORA_TARGETS
 from expllm_jax.parallel import ACTIVATION_RULES, LOGICAL_AXES, PARAM_RULES, constrain, make_mesh, partition_spec
 from expllm_jax.parallel.sharding import _spec
 from tests.models.sizes import DECODER, VISION, WHOLE, changed
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent.parent / "golden" / "sharding_7b.json"
-EVERYTHING = LoRAConfig(rank=8, targets=LORA_TARGETS)
+IN_TOWER = LoRAConfig(rank=8, targets=("q", "k", "v", "o", "fc1", "fc2"))
+IN_DECODER = LoRAConfig(rank=8, targets=("q", "k", "v", "o", "gate", "up", "down"))
 CONFIGS = {
     "vit_s14": vit_s14(registers=4),
     "vit_b14": vit_b14(),
@@ -43,7 +43,7 @@ CONFIGS = {
     "tiny": WHOLE,
     "small": ExpLLMConfig(vit_s14(), smollm2_135m(), projector=ProjectorConfig(depth=3, pool=2)),
     "7b": expllm_7b(),
-    "7b, all adapters": expllm_7b(vision_lora=EVERYTHING, decoder_lora=EVERYTHING),
+    "7b, all adapters": expllm_7b(vision_lora=IN_TOWER, decoder_lora=IN_DECODER),
 }
 
 
