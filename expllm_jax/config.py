@@ -76,6 +76,10 @@ class WeightsConfig:
     # The path of a whole model, projector and adapters included: the released ExpLLM, an export, an import. The other
     # two keep their defaults then. Adapters that it lacks begin anew.
     model: str = ""
+    # Folders of adapters that PEFT trained (adapter_config.json), to go on from; model.vision_lora and
+    # model.decoder_lora must be theirs.
+    vision_adapter: str = ""
+    decoder_adapter: str = ""
 
     def __post_init__(self) -> None:
         if self.model and not is_path(self.model):

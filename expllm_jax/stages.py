@@ -19,7 +19,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,18 +28,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from expllm_jax import config as configuration
 from expllm_jax.assets import asset_path
 from expllm_jax.checkpoints import params_fingerprint
-from expllm_jax.config import DECODER_WEIGHTS, PICTURE_SIZE, TOKENIZERS, TOWER_WEIGHTS, Experiment
+from expllm_jax.config import PICTURE_SIZE, Experiment
 from expllm_jax.engine import narrate
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
-from expllm_jax.models import ExpLLMConfig, ModelDef, Params, abstract, count, init, merge, select, to_int8
-from expllm_jax.parallel import make_mesh, param_shardings, shard_params
+from expllm_jax.initial_weights import check_weights, initial_params
+from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, select
+from expllm_jax.parallel import make_mesh
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
@@ -57,9 +57,7 @@ from expllm_jax.records import (
 )
 from expllm_jax.sources import rendered
 from expllm_jax.train import Progress, TrainResult, extract_features, train
-from expllm_jax.weight_sources import open_weights
 from expllm_jax.weights import tokenizer_json_from_gguf
-from expllm_jax.weights.naming import sources_of
 
 Say = Callable[[str], None]
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
@@ -152,12 +150,7 @@ def check_feasible(experiment: Experiment) -> None:
             f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
         ) from error
     select(shapes, experiment.train.trainable)
-    for key, value in (
-        *((f"weights.{part}", getattr(experiment.weights, part)) for part in ("vision", "decoder", "model")),
-        ("tokenizer.kind", experiment.tokenizer.kind),
-    ):
-        if value and value not in (*TOWER_WEIGHTS, *DECODER_WEIGHTS, *TOKENIZERS) and not Path(value).exists():
-            raise ExpllmError(f"{key} is {value}, which does not exist", "check the path")
+    check_weights(experiment)
 
 
 def reopen_folder(path: str | Path, say: Say) -> RunFolder:
@@ -294,56 +287,6 @@ def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
             "use the tokenizer that belongs to the weights (tokenizer.kind)",
         )
     return dataclasses.replace(experiment.model, decoder=decoder, image_token=tokenizer.image)
-
-
-def initial_params(experiment: Experiment, model: ExpLLMConfig, mesh: Mesh) -> tuple[ModelDef, Params]:
-    """Fresh parameters by the seed, with the tower's (and perhaps the decoder's) pre-trained weights in their place.
-
-    All lie on the mesh by the table of `parallel`. Pre-trained ones are read tensor by tensor straight to the devices
-    that hold them, so that no device and no host ever holds the whole model.
-    """
-    shardings = param_shardings(abstract(model)[1], mesh)
-    if experiment.weights.model:
-        given = _pretrained("model", experiment.weights.model, model, shardings)
-    else:
-        given = _pretrained("vision", experiment.weights.vision, model, shardings)
-        if experiment.weights.decoder != "random":
-            given |= _pretrained("decoder", experiment.weights.decoder, model, shardings)
-    graphdef, fresh = init(model, experiment.train.seed, without=given.keys())
-    fresh = shard_params(fresh, mesh)
-    return graphdef, {path: fresh[path] if path in fresh else given[path] for path in graphdef.paths}
-
-
-def _pretrained(part: str, source: str, model: ExpLLMConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-    """The parameters of a part out of an asset or a path, by their paths in the whole model.
-
-    Adapters are among them only if the source is a whole model that has any. Kernels that are to be int8 are loaded in
-    full, and rounded where they lie.
-    """
-    where = asset_path(source) if source in (*TOWER_WEIGHTS, *DECODER_WEIGHTS) else Path(source)
-    weights, prefix = open_weights(where).part_of(part), "" if part == "model" else f"{part}/"
-    brought = {place.path for value in weights.table.values() for place in sources_of(value)}
-    shapes = abstract(model)[1]
-    int8 = {path for path in shapes if f"{path}_scale" in shapes}
-    adapters = tuple(leaf for leaf in ("/lora_a", "/lora_b") if not any(path.endswith(leaf) for path in brought))
-    wanted = {
-        path.removeprefix(prefix): path
-        for path in shapes
-        if path.startswith(prefix) and not path.endswith(("/kernel_scale", *adapters))
-    }
-    full = jnp.dtype(model.decoder.param_dtype)
-    loaded = weights.load(
-        {
-            path: jax.ShapeDtypeStruct(shapes[whole].shape, full) if whole in int8 else shapes[whole]
-            for path, whole in wanted.items()
-        },
-        shardings={path: shardings[whole] for path, whole in wanted.items()},
-    )
-    params = {wanted[path]: leaf for path, leaf in loaded.params.items()}
-    for path in int8 & params.keys():
-        params[path], scale = to_int8(params[path])
-        params[f"{path}_scale"] = jax.device_put(scale, shardings[f"{path}_scale"])
-    return params
 
 
 def train_model(run: RunFolder) -> TrainResult:

@@ -16,12 +16,13 @@ from expllm_jax.checkpoints import load_inference
 from expllm_jax.config import WeightsConfig, load_experiment
 from expllm_jax.errors import ExpllmError
 from expllm_jax.infer import PredictConfig, Predictor
+from expllm_jax.initial_weights import initial_params
 from expllm_jax.models import merged
 from expllm_jax.parallel import MeshConfig, make_mesh
 from expllm_jax.records import train_sentencepiece
 from expllm_jax.weights import export_safetensors
 from expllm_jax.weights_commands import diff_weights, import_weights, verify_weights
-from tests.models.sizes import DECODER, PLAIN, VISION, WHOLE, changed, random_params
+from tests.models.sizes import DECODER, LORA, PLAIN, VISION, WHOLE, changed, random_params
 
 PARAMS = random_params(PLAIN)[1]
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -138,7 +139,7 @@ def test_an_experiment_takes_the_path_of_weights(export, tmp_path):
     records = dataclasses.replace(tiny.records, image_tokens=model.image_tokens(224, 224))
     experiment = dataclasses.replace(tiny, weights=weights, model=model, records=records, cache_features=False)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    params = stages.initial_params(experiment, model, mesh)[1]
+    params = initial_params(experiment, model, mesh)[1]
     for path, value in PARAMS.items():
         if not path.startswith("projector/"):
             np.testing.assert_array_equal(params[path], value, err_msg=path)
@@ -157,7 +158,7 @@ def test_an_experiment_takes_a_whole_model(tmp_path, adapters):
     experiment = dataclasses.replace(
         tiny, weights=WeightsConfig(model=str(folder)), model=WHOLE, records=records, cache_features=False
     )
-    read = stages.initial_params(experiment, WHOLE, make_mesh(MeshConfig(), jax.devices()[:1]))[1]
+    read = initial_params(experiment, WHOLE, make_mesh(MeshConfig(), jax.devices()[:1]))[1]
     expected = params if adapters == "peft" else merged(WHOLE, params)[1]
     for path, value in expected.items():
         np.testing.assert_allclose(read[path], value, rtol=1e-6, err_msg=path)
@@ -165,6 +166,28 @@ def test_an_experiment_takes_a_whole_model(tmp_path, adapters):
     assert bool(started) == (adapters == "merged")
     with pytest.raises(ExpllmError, match="one of them is given as well"):
         WeightsConfig(model=str(folder), decoder="smollm2")
+
+
+def test_an_experiment_goes_on_from_peft_adapters(tmp_path):
+    params = random_params(WHOLE)[1]
+    folder = export_safetensors(params, WHOLE, tmp_path / "whole", adapters="peft", image_size=None)
+    tiny = load_experiment("tiny")
+    records = dataclasses.replace(tiny.records, image_tokens=WHOLE.image_tokens(224, 224))
+    weights = WeightsConfig(
+        vision=str(folder / "vision"), decoder=str(folder / "decoder"), decoder_adapter=str(folder / "decoder_adapter")
+    )
+    experiment = dataclasses.replace(tiny, weights=weights, model=WHOLE, records=records, cache_features=False)
+    read = initial_params(experiment, WHOLE, make_mesh(MeshConfig(), jax.devices()[:1]))[1]
+    for path, value in params.items():
+        if path.startswith("decoder/"):
+            np.testing.assert_array_equal(read[path], value, err_msg=path)
+    assert not np.asarray(read["vision/blocks/attn/q/lora_b"]).any()
+    other = changed(WHOLE, decoder_lora=changed(LORA, rank=4))
+    with pytest.raises(ExpllmError, match="has rank 2, alpha 8 on q, v; model.decoder_lora has rank 4"):
+        stages.check_feasible(dataclasses.replace(experiment, model=other))
+    gone = dataclasses.replace(experiment, weights=dataclasses.replace(weights, decoder_adapter="/nowhere/at/all"))
+    with pytest.raises(ExpllmError, match="adapter_config.json cannot be read"):
+        stages.check_feasible(gone)
 
 
 @pytest.mark.parametrize("layout", ["branched", "reference"])

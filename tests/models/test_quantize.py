@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from expllm_jax import stages
 from expllm_jax.config import WeightsConfig
 from expllm_jax.errors import ExpllmError
+from expllm_jax.initial_weights import initial_params
 from expllm_jax.models import (
     KVCache,
     LoRAConfig,
@@ -256,7 +256,7 @@ def test_pre_trained_weights_are_quantised_on_the_way_in(tmp_path):
     folder = export_safetensors(source, full, tmp_path / "model", image_size=None)
     weights = WeightsConfig(vision=str(folder), decoder=str(folder / "decoder"))
     experiment = SimpleNamespace(weights=weights, train=SimpleNamespace(seed=0))
-    graphdef, params = stages.initial_params(experiment, config, make_mesh())
+    graphdef, params = initial_params(experiment, config, make_mesh())
     assert list(params) == list(graphdef.paths)
     for path, leaf in quantize_int8(decoder, MODEL.decoder)[1].items():
         found = params[f"decoder/{path}"]
