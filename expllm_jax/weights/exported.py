@@ -12,7 +12,7 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig
 from expllm_jax.weights.foreign import ForeignWeights
 from expllm_jax.weights.hugging_face import llama_table, projector_table
-from expllm_jax.weights.naming import Table, sources_of
+from expllm_jax.weights.naming import TableValue, sources_of
 from expllm_jax.weights.peft import PARTS, open_adapter
 from expllm_jax.weights.safetensors_files import open_safetensors
 from expllm_jax.weights.tensor_files import JoinedFiles, TensorFile
@@ -30,7 +30,7 @@ def open_export(folder: str | Path) -> ForeignWeights:
     folder = Path(folder)
     config = _read_config(folder / EXPORT_CONFIG)
     files: dict[str, TensorFile] = {}
-    table: dict[str, Table] = {}
+    table: dict[str, TableValue] = {}
     paths = [folder / EXPORT_CONFIG]
     tables = (
         ("vision", tower_table(config.vision)),
