@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from expllm_jax.assets import asset_path
 from expllm_jax.config import DECODER_WEIGHTS, TOKENIZERS, TOWER_WEIGHTS, Experiment
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLMConfig, LoRAConfig, ModelDef, Params, abstract, init, to_int8
+from expllm_jax.models import AbstractParams, ExpLLMConfig, ModelDef, Params, abstract, init, to_int8
 from expllm_jax.parallel import param_shardings, shard_params
 from expllm_jax.weight_sources import open_weights
 from expllm_jax.weights import TensorFile, load_params
@@ -40,30 +40,36 @@ def initial_params(experiment: Experiment, model: ExpLLMConfig, mesh: Mesh) -> t
     All lie on the mesh by the table of `parallel`. Pre-trained ones are read tensor by tensor straight to the devices
     that hold them, so that no device and no host ever holds the whole model.
     """
-    shardings = param_shardings(abstract(model)[1], mesh)
+    shapes = abstract(model)[1]
+    shardings = param_shardings(shapes, mesh)
+    full = model.decoder.param_dtype
     if experiment.weights.model:
-        given = _pretrained("model", experiment.weights.model, model, shardings)
+        given = _pretrained("model", experiment.weights.model, full, shapes, shardings)
     else:
-        given = _pretrained("vision", experiment.weights.vision, model, shardings)
+        given = _pretrained("vision", experiment.weights.vision, full, shapes, shardings)
         if experiment.weights.decoder != "random":
-            given |= _pretrained("decoder", experiment.weights.decoder, model, shardings)
+            given |= _pretrained("decoder", experiment.weights.decoder, full, shapes, shardings)
     for part in ADAPTED:
-        given |= _peft_adapter(part, experiment, model, shardings)
+        if getattr(experiment.weights, f"{part}_adapter"):
+            files, table = _opened_adapter(part, experiment, model)
+            wanted = {source.path: shapes[source.path] for source in table.values()}
+            given |= load_params(files, table, wanted, shardings=shardings).params
     graphdef, fresh = init(model, experiment.train.seed, without=given.keys())
     fresh = shard_params(fresh, mesh)
     return graphdef, {path: fresh[path] if path in fresh else given[path] for path in graphdef.paths}
 
 
-def _pretrained(part: str, source: str, model: ExpLLMConfig, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+def _pretrained(
+    part: str, source: str, full: str, shapes: AbstractParams, shardings: Mapping[str, jax.sharding.Sharding]
+) -> Params:
     """The parameters of a part out of an asset or a path, by their paths in the whole model.
 
-    Adapters are among them only if the source is a whole model that has any. Kernels that are to be int8 are loaded in
-    full, and rounded where they lie.
+    Adapters are among them only if the source is a whole model that has any. Kernels that are to be int8 are loaded as
+    `full`, their dtype before, and rounded where they lie.
     """
     where = asset_path(source) if source in (*TOWER_WEIGHTS, *DECODER_WEIGHTS) else Path(source)
     weights, prefix = open_weights(where).part_of(part), "" if part == "model" else f"{part}/"
     brought = {place.path for value in weights.table.values() for place in sources_of(value)}
-    shapes = abstract(model)[1]
     int8 = {path for path in shapes if f"{path}_scale" in shapes}
     adapters = tuple(leaf for leaf in ("/lora_a", "/lora_b") if not any(path.endswith(leaf) for path in brought))
     wanted = {
@@ -71,10 +77,9 @@ def _pretrained(part: str, source: str, model: ExpLLMConfig, shardings: Mapping[
         for path in shapes
         if path.startswith(prefix) and not path.endswith(("/kernel_scale", *adapters))
     }
-    full = jnp.dtype(model.decoder.param_dtype)
     loaded = weights.load(
         {
-            path: jax.ShapeDtypeStruct(shapes[whole].shape, full) if whole in int8 else shapes[whole]
+            path: jax.ShapeDtypeStruct(shapes[whole].shape, jnp.dtype(full)) if whole in int8 else shapes[whole]
             for path, whole in wanted.items()
         },
         shardings={path: shardings[whole] for path, whole in wanted.items()},
@@ -86,23 +91,11 @@ def _pretrained(part: str, source: str, model: ExpLLMConfig, shardings: Mapping[
     return params
 
 
-def _peft_adapter(
-    part: Part, experiment: Experiment, model: ExpLLMConfig, shardings: Mapping[str, jax.sharding.Sharding]
-) -> Params:
-    """The adapters of a part that PEFT trained, by their paths in the whole model; {} if the experiment names none."""
-    folder = getattr(experiment.weights, f"{part}_adapter")
-    if not folder:
-        return {}
-    _, files, table = _opened_adapter(part, experiment, model)
-    shapes = abstract(model)[1]
-    wanted = {source.path: shapes[source.path] for source in table.values()}
-    return load_params(files, table, wanted, shardings=shardings).params
+def _opened_adapter(part: Part, experiment: Experiment, model: ExpLLMConfig) -> tuple[TensorFile, Mapping[str, Source]]:
+    """The tensors of an adapter that PEFT trained, and where in the whole model each goes.
 
-
-def _opened_adapter(
-    part: Part, experiment: Experiment, model: ExpLLMConfig
-) -> tuple[LoRAConfig, TensorFile, Mapping[str, Source]]:
-    """Opens an adapter's folder; raises ExpllmError unless it is one that the model's configuration describes."""
+    Raises ExpllmError unless it is an adapter that the model's configuration describes.
+    """
     folder, ours = getattr(experiment.weights, f"{part}_adapter"), getattr(model, f"{part}_lora")
     theirs, files, table = open_adapter(folder, model, part)
     if (theirs.rank, theirs.alpha, set(theirs.targets)) != (ours.rank, ours.alpha, set(ours.targets)):
@@ -112,4 +105,4 @@ def _opened_adapter(
             f"{key} has rank {ours.rank}, alpha {ours.alpha:g} on {', '.join(ours.targets)}",
             f"set {key}.rank={theirs.rank} {key}.alpha={theirs.alpha:g} {key}.targets={','.join(theirs.targets)}",
         )
-    return theirs, files, table
+    return files, table

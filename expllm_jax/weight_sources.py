@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from expllm_jax.checkpoints import inference_meta, load_inference
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig, abstract
+from expllm_jax.models import DecoderConfig, ExpLLMConfig, ViTConfig, abstract
 from expllm_jax.weights import PARTS, ArraysInMemory, ForeignWeights, open_foreign
 from expllm_jax.weights.naming import Source
 
@@ -100,25 +100,14 @@ def _orbax_config(folder: Path) -> tuple[str, ViTConfig | DecoderConfig | ExpLLM
     meta = inference_meta(folder)
     try:
         if "model" in meta:  # of `expllm export`
-            return "model", _model_config(meta["model"])
+            return "model", ExpLLMConfig.from_json(meta["model"])
         part, settings = meta["part"], meta["config"]
         if part not in PARTS:
             raise ValueError(f"it holds the unknown part {part!r}")
         make = {"vision": ViTConfig, "decoder": DecoderConfig}.get(part)
-        return part, _model_config(settings) if make is None else make(**settings)
+        return part, ExpLLMConfig.from_json(settings) if make is None else make(**settings)
     except (KeyError, TypeError, ValueError) as error:
         raise ExpllmError(
             f"{folder} is an Orbax folder that does not say which model it holds ({error!r})",
             "give a folder that `expllm weights import` or `expllm export` wrote",
         ) from error
-
-
-def _model_config(settings: Mapping[str, Any]) -> ExpLLMConfig:
-    parts = {
-        "vision": ViTConfig,
-        "decoder": DecoderConfig,
-        "projector": ProjectorConfig,
-        "vision_lora": LoRAConfig,
-        "decoder_lora": LoRAConfig,
-    }
-    return ExpLLMConfig(**{**settings, **{name: make(**settings[name]) for name, make in parts.items()}})

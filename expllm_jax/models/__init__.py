@@ -31,7 +31,7 @@ from expllm_jax.models.expllm import (
 from expllm_jax.models.lora import LoRAConfig, merge_lora, unmerge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
-from expllm_jax.models.quantize import dequantize_int8, quantize_int8, to_int8
+from expllm_jax.models.quantize import dequantize_int8, from_int8, quantize_int8, to_int8
 from expllm_jax.models.vit import ViT, ViTConfig
 from expllm_jax.models.vit_sizes import clip_l14, siglip_b16, siglip_so400m14, vit_b14, vit_g14, vit_l14, vit_s14
 
@@ -62,6 +62,7 @@ __all__ = [
     "count",
     "dequantize_int8",
     "expllm_7b",
+    "from_int8",
     "init",
     "llama31_8b",
     "llama32_1b",

@@ -8,7 +8,8 @@ Source: Lan et al., "ExpLLM: Towards Chain of Thought for Facial Expression Reco
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,21 @@ class ExpLLMConfig:
                 raise ExpllmError(
                     f"{key}.targets names {wrong}, which that part does not have", f"choose from {', '.join(layers)}"
                 )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ExpLLMConfig:
+        """The configuration that `dataclasses.asdict` took apart, perhaps by way of JSON.
+
+        Raises KeyError or TypeError for a field that is missing or unknown, and ExpllmError for a value that is none.
+        """
+        groups = {
+            "vision": ViTConfig,
+            "decoder": DecoderConfig,
+            "projector": ProjectorConfig,
+            "vision_lora": LoRAConfig,
+            "decoder_lora": LoRAConfig,
+        }
+        return cls(**{**values, **{name: make(**values[name]) for name, make in groups.items()}})
 
     @property
     def vision_width(self) -> int:

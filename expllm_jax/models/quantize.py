@@ -37,6 +37,11 @@ def to_int8(kernel: jax.Array | np.ndarray) -> tuple[jax.Array | np.ndarray, jax
     return xp.round(kernel / scale[..., None, :]).astype(np.int8), scale
 
 
+def from_int8(kernel: jax.Array | np.ndarray, scale: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """The kernel (..., inputs, outputs) that `to_int8` rounded, in float32."""
+    return kernel.astype(np.float32) * scale[..., None, :]
+
+
 def quantize_int8(
     params: Mapping[str, jax.Array], config: DecoderConfig, prefix: str = ""
 ) -> tuple[DecoderConfig, dict[str, jax.Array]]:
@@ -86,5 +91,5 @@ def dequantize_int8(
                 f"there is no {' and no '.join(missing)}", "give a decoder's parameters, and the prefix of its paths"
             )
         scale = result.pop(f"{path}_scale")
-        result[path] = (params[path].astype(np.float32) * scale[..., None, :]).astype(config.param_dtype)
+        result[path] = from_int8(params[path], scale).astype(config.param_dtype)
     return dataclasses.replace(config, base="full"), result

@@ -101,9 +101,7 @@ def _spec(what: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mappin
     entries: list[tuple[str, ...] | str | None] = []
     for name, size in zip(axes, shape, strict=True):
         mesh_axes = LOGICAL_AXES[name.removesuffix("?")]
-        devices = 1
-        for axis in mesh_axes if mesh is not None else ():
-            devices *= mesh[axis]
+        devices = _devices(mesh_axes, mesh or {})
         if size % devices and not name.endswith("?"):
             raise ExpllmError(
                 f"{what}: axis {name!r} of size {size} does not divide over {devices} devices ({', '.join(mesh_axes)})",
@@ -112,6 +110,11 @@ def _spec(what: str, axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mappin
         whole = not mesh_axes or size % devices
         entries.append(None if whole else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
     return PartitionSpec(*entries)
+
+
+def _devices(mesh_axes: tuple[str, ...], mesh: Mapping[str, int]) -> int:
+    """Over how many devices these axes split; 1 where there is no mesh."""
+    return math.prod(mesh[axis] for axis in mesh_axes) if mesh else 1
 
 
 def param_shardings(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, NamedSharding]:
@@ -138,7 +141,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def shards(logical_axis: str, size: int) -> int:
     """Over how many devices of the entered mesh such an axis is split; 1 where it does not divide."""
     mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in LOGICAL_AXES[logical_axis])
+    devices = _devices(LOGICAL_AXES[logical_axis], mesh.shape)
     return devices if size % devices == 0 else 1
 
 

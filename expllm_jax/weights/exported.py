@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ProjectorConfig, ViTConfig
+from expllm_jax.models import ExpLLMConfig
 from expllm_jax.weights.foreign import ForeignWeights
 from expllm_jax.weights.hugging_face import llama_table, projector_table
-from expllm_jax.weights.naming import TableValue, sources_of
+from expllm_jax.weights.naming import TableValue, inside
 from expllm_jax.weights.peft import PARTS, open_adapter
 from expllm_jax.weights.safetensors_files import open_safetensors
 from expllm_jax.weights.tensor_files import JoinedFiles, TensorFile
@@ -41,8 +41,7 @@ def open_export(folder: str | Path) -> ForeignWeights:
         files[f"{part}/"] = found = open_safetensors(folder / part)
         paths += found.paths
         for name, value in names.items():
-            places = (dataclasses.replace(source, path=f"{part}/{source.path}") for source in sources_of(value))
-            table[f"{part}/{name}"] = tuple(places)
+            table[f"{part}/{name}"] = inside(part, value)
     for part in PARTS:
         beside = folder / f"{part}_adapter"
         if beside.exists():
@@ -68,14 +67,6 @@ def read_safetensors(folder: str | Path) -> tuple[ExpLLMConfig, dict[str, np.nda
 
 def _read_config(path: Path) -> ExpLLMConfig:
     try:
-        values = json.loads(path.read_text())
-        return ExpLLMConfig(
-            vision=ViTConfig(**values.pop("vision")),
-            decoder=DecoderConfig(**values.pop("decoder")),
-            projector=ProjectorConfig(**values.pop("projector")),
-            vision_lora=LoRAConfig(**values.pop("vision_lora")),
-            decoder_lora=LoRAConfig(**values.pop("decoder_lora")),
-            **values,
-        )
+        return ExpLLMConfig.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExpllmError(f"{path} is not a readable model configuration: {error}", "export the model again") from error

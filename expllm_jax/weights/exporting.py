@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import AbstractParams, ExpLLMConfig, LoRAConfig, abstract, merge_lora
+from expllm_jax.models import AbstractParams, ExpLLMConfig, LoRAConfig, abstract, from_int8, merge_lora
 from expllm_jax.models.vit import FAMILIES, fitted_positions
 from expllm_jax.weights.decoder_configs import decoder_hf_config
 from expllm_jax.weights.hugging_face import llama_table, projector_table
@@ -147,7 +147,7 @@ def _full_reader(params: Mapping[str, jax.Array | np.ndarray], dtype: str) -> Re
     def full(path: str, layer: int | None) -> np.ndarray:
         if f"{path}_scale" not in params:
             return read(path, layer)
-        return (read(path, layer).astype(np.float32) * read(f"{path}_scale", layer)[..., None, :]).astype(dtype)
+        return from_int8(read(path, layer), read(f"{path}_scale", layer)).astype(dtype)
 
     return full
 

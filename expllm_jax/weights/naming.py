@@ -46,6 +46,11 @@ def sources_of(value: TableValue) -> tuple[Source, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def inside(part: str, value: TableValue) -> tuple[Source, ...]:
+    """The same places by their paths in the whole model: "blocks/..." of the decoder is "decoder/blocks/..."."""
+    return tuple(dataclasses.replace(source, path=f"{part}/{source.path}") for source in sources_of(value))
+
+
 def divided(array: np.ndarray, parts: int) -> list[np.ndarray]:
     """The equal parts of a fused tensor; raises ValueError if its first axis does not divide."""
     return [array] if parts == 1 else np.split(np.atleast_1d(array), parts)

@@ -16,7 +16,6 @@ here and nowhere else. Adapters are stored as A (rank, inputs) and B (outputs, r
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from expllm_jax.weights.decoder_configs import decoder_config_from_hf
 from expllm_jax.weights.dinov2 import dinov2_meta_table, meta_tower_config
 from expllm_jax.weights.foreign import ForeignWeights
 from expllm_jax.weights.hugging_face import llama_table
-from expllm_jax.weights.naming import TRANSPOSED, Source, TableValue, sources_of
+from expllm_jax.weights.naming import TRANSPOSED, Source, TableValue, inside
 from expllm_jax.weights.tensor_files import TensorFile
 
 # Where the parts may lie; `{n}` is the layer. The first alternative is the one that errors name.
@@ -136,14 +135,13 @@ def _adapter(patterns: tuple[str, ...], layer: int, target: str, matrix: str) ->
 
 def _add_tower(finder: _Finder, config: ExpLLMConfig) -> None:
     for name, value in dinov2_meta_table(config.vision).items():
-        places = (dataclasses.replace(source, path=f"vision/{source.path}") for source in sources_of(value))
-        finder.add(_tower(name), tuple(places))
+        finder.add(_tower(name), inside("vision", value))
     _add_adapters(finder, TOWER_ADAPTERS, "vision", config.vision.depth, config.vision_lora)
 
 
 def _add_decoder(finder: _Finder, config: ExpLLMConfig) -> None:
-    for name, source in llama_table(config.decoder).items():
-        finder.add([name], dataclasses.replace(source, path=f"decoder/{source.path}"))
+    for name, value in llama_table(config.decoder).items():
+        finder.add([name], inside("decoder", value))
     _add_adapters(finder, DECODER_ADAPTERS, "decoder", config.decoder.depth, config.decoder_lora)
 
 
@@ -159,8 +157,10 @@ def _config(files: TensorFile, settings: Mapping[str, Any]) -> ExpLLMConfig:
     """The paper's model in the sizes that config.json (decoder) and the tensors (everything else) have."""
     decoder = decoder_config_from_hf({**settings, "model_type": "llama"})
     finder = _Finder(files)
-    inside = [name.removeprefix(p) for name in files.tensors for p in TOWER_PREFIXES if name.startswith(p)]
-    vision = meta_tower_config(lambda name: finder.shape(_tower(name), "the tower's size"), inside, origin=files.origin)
+    meta_names = [name.removeprefix(p) for name in files.tensors for p in TOWER_PREFIXES if name.startswith(p)]
+    vision = meta_tower_config(
+        lambda name: finder.shape(_tower(name), "the tower's size"), meta_names, origin=files.origin
+    )
     first = [PROJECTOR_PREFIXES[0] + name for name, _ in PROJECTOR_LAYERS]
     lora = {
         part: _lora(finder, _adapter(patterns, 0, _ADAPTED[0], "A"))

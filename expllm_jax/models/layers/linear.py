@@ -8,7 +8,7 @@ from flax import nnx
 
 from expllm_jax.models.layers.dropout import dropout
 from expllm_jax.models.lora import LoRAConfig
-from expllm_jax.models.quantize import to_int8
+from expllm_jax.models.quantize import from_int8, to_int8
 
 INIT_STD = 0.02  # of every dense kernel and embedding, as in DINOv2 and LLaMA
 BASES = ("full", "int8")  # how a kernel is stored
@@ -74,7 +74,7 @@ class Linear(nnx.Module):
         """One kernel (..., inputs, outputs) in the compute dtype that does what kernel and adapter do together."""
         kernel = self.kernel[...]
         if self.kernel_scale is not None:
-            kernel = kernel.astype(jnp.float32) * self.kernel_scale[...][..., None, :]
+            kernel = from_int8(kernel, self.kernel_scale[...])
         if self.lora:
             delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest") * self.lora.scaling
             kernel = kernel.astype(jnp.float32) + delta
