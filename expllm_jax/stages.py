@@ -313,7 +313,7 @@ def train_model(run: RunFolder) -> TrainResult:
             f"start another run with model.decoder.max_length={longest} or more",
         )
     run.say(f"training: {count(select(params, experiment.train.trainable)[0]):,} of {count(params):,} parameters, "
-            f"{experiment.train.total_steps(len(source)):,} steps of {experiment.train.batch} records")  # fmt: skip
+            f"{experiment.train.total_steps(source):,} steps of {experiment.train.batch} records")  # fmt: skip
     result = train(
         experiment.train,
         graphdef,

@@ -21,6 +21,7 @@ from expllm_jax.models.decoder_sizes import (
 from expllm_jax.models.decoding import DecodingWeights, SlotCache, decode_token, decoding_weights
 from expllm_jax.models.expllm import (
     PAPER_TRAINABLE,
+    SEGMENTS,
     ExpLLM,
     ExpLLMConfig,
     attention_mask,
@@ -36,7 +37,6 @@ from expllm_jax.models.vit import ViT, ViTConfig
 from expllm_jax.models.vit_sizes import clip_l14, siglip_b16, siglip_so400m14, vit_b14, vit_g14, vit_l14, vit_s14
 
 __all__ = [
-    "PAPER_TRAINABLE",
     "DecodingWeights",
     "SlotCache",
     "check_image_tokens",
@@ -54,6 +54,7 @@ __all__ = [
     "Params",
     "Projector",
     "ProjectorConfig",
+    "SEGMENTS",
     "ViT",
     "ViTConfig",
     "abstract",

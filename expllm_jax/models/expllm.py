@@ -31,6 +31,9 @@ from expllm_jax.models.vit_sizes import vit_l14
 # What trains in the paper: adapters in both towers, and the whole projector.
 PAPER_TRAINABLE = (r".*/lora_[ab]", r"projector/.*")
 
+SEGMENTS = 64
+"""Segment numbers that each record of a row has for itself; `records.packing` counts with the same."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpLLMConfig:
@@ -91,11 +94,12 @@ class ExpLLMConfig:
 
 
 def attention_mask(segments_BS: jax.Array, *, start: jax.Array | int = 0, queries: int | None = None) -> jax.Array:
-    """Who may look at whom in a row with a shared prefix and independent branches.
+    """Who may look at whom in a row of records, each with a prefix and independent branches.
 
-    Token i may look at token j if and only if j <= i in the row, and j is not padding (segment 0), and j is in i's
-    own segment or in the prefix (segment 1). With positions that restart after the prefix in every branch, a row with
-    two branches computes exactly what two rows with the same prefix would.
+    Record k of a row (from 0) has the segments k x SEGMENTS + 1, its prefix, and k x SEGMENTS + 2, 3, …, its branches.
+    Token i may look at token j if and only if j <= i in the row, and j is not padding (segment 0), and j is in i's own
+    segment or in the prefix of i's record. With positions that restart in every record, and after the prefix in every
+    branch, a row computes exactly what one row per branch would.
 
     Args:
       segments_BS: segment of every token of the row or, when decoding, of every cache slot (slots still to be written
@@ -112,11 +116,17 @@ def attention_mask(segments_BS: jax.Array, *, start: jax.Array | int = 0, querie
     rows_T = start + jnp.arange(T)
     before_TS = jnp.arange(S) <= rows_T[:, None]
     key_B1S, query_BT1 = segments_BS[:, None, :], own_BT[:, :, None]
-    return before_TS & (key_B1S > 0) & ((key_B1S == query_BT1) | (key_B1S == 1))
+    # Padding looks at the first record's prefix, so that its states are finite.
+    prefix_BT1 = jnp.maximum(query_BT1 - 1, 0) // SEGMENTS * SEGMENTS + 1
+    return before_TS & (key_B1S > 0) & ((key_B1S == query_BT1) | (key_B1S == prefix_BT1))
 
 
 def check_image_tokens(
-    config: ExpLLMConfig, tokens_BT: np.ndarray, images: int, vision_tokens: int, name: Callable[[int], str]
+    config: ExpLLMConfig,
+    tokens_BT: np.ndarray,
+    images: int | np.ndarray,
+    vision_tokens: int,
+    name: Callable[[int], str],
 ) -> None:
     """Raises ExpllmError, naming the row, unless every row has as many image tokens as its pictures fill.
 
@@ -125,18 +135,20 @@ def check_image_tokens(
     Args:
       config: of the model.
       tokens_BT: ids, on the host.
-      images: M, pictures of every row; 0 for none.
+      images: pictures of every row, a number or int [B]; 0 for none.
       vision_tokens: N, features of one picture before the projector pools them.
       name: row number -> what to call it; asked only for the first that is wrong.
     """
-    wanted = images * config.projector.tokens(vision_tokens) if images else 0
+    images_B = np.broadcast_to(images, len(tokens_BT))
+    each = config.projector.tokens(vision_tokens) if images_B.any() else 0
     found_B = np.sum(np.asarray(tokens_BT) == config.image_token, 1)
-    if len(wrong := np.flatnonzero(found_B != wanted)):
+    if len(wrong := np.flatnonzero(found_B != images_B * each)):
+        row = int(wrong[0])
         more = f" (and {len(wrong) - 1} more rows like it)" if len(wrong) > 1 else ""
         raise ExpllmError(
-            f"{name(int(wrong[0]))} has {found_B[wrong[0]]} image tokens (id {config.image_token}), but its {images} "
-            f"picture(s) fill {wanted}{more}",
-            f"write {wanted // images if images else 0} image tokens per picture into the row",
+            f"{name(row)} has {found_B[row]} image tokens (id {config.image_token}), but its {images_B[row]} "
+            f"picture(s) fill {images_B[row] * each}{more}",
+            f"write {each} image tokens per picture into the row",
         )
 
 

@@ -2,8 +2,8 @@
 
 `RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
 the prompts that match them; `write_records` and `open_records` keep them in a TFDS data set of ArrayRecord files;
-`batches` streams them through Grain; `read_list_file` and `RepeatedRows` mix several sets of them. `read_picture`,
-`square` and `normalise` are the way from any picture file to pixels.
+`batches` streams them through Grain, packed if wanted; `read_list_file` and `MixedRows` mix several sets of them.
+`read_picture`, `square` and `normalise` are the way from any picture file to pixels.
 """
 
 from __future__ import annotations
@@ -37,11 +37,24 @@ from expllm_jax.records.encode import (
     open_tokenizer,
     pad_row,
 )
-from expllm_jax.records.list_file import ListEntry, RepeatedRows, read_list_file, repeated
+from expllm_jax.records.list_file import ListEntry, read_list_file
+from expllm_jax.records.mixture import MixedRows, MixtureEntry
+from expllm_jax.records.order import Order, Part
+from expllm_jax.records.packing import SEGMENTS, Layout, Lengths, PackingConfig, Plan, Shape
 from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
-from expllm_jax.records.pipeline import PADDED_RECORD, BatchConfig, RowSource, batches, batches_per_epoch
+from expllm_jax.records.pipeline import (
+    PADDED_RECORD,
+    BatchConfig,
+    BatchIterator,
+    RowSource,
+    batches,
+    batches_per_epoch,
+    order_of,
+    plan_of,
+)
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
+from expllm_jax.records.row_shapes import Candidate, choose, render_table
 from expllm_jax.records.tokenizers import (
     ByteBPETokenizer,
     SentencePieceTokenizer,
@@ -55,29 +68,41 @@ __all__ = [
     "PAD_COLOUR",
     "QUESTION_INDEX",
     "REFERENCE_KEYS",
+    "SEGMENTS",
     "STATISTICS",
     "TASKS",
     "BatchConfig",
+    "BatchIterator",
     "ByteBPETokenizer",
+    "Candidate",
     "ConversationTemplate",
     "EncodeConfig",
     "EncodedRow",
+    "Layout",
+    "Lengths",
     "ListEntry",
     "Manifest",
+    "MixedRows",
+    "MixtureEntry",
+    "Order",
+    "PackingConfig",
+    "Part",
+    "Plan",
     "Record",
     "RecordEncoder",
     "RecordSource",
     "ReferenceTokenizer",
-    "RepeatedRows",
     "Roles",
     "Round",
     "RowSource",
     "SentencePieceTokenizer",
+    "Shape",
     "SplitSummary",
     "TaskWords",
     "Tokenizer",
     "batches",
     "batches_per_epoch",
+    "choose",
     "choose_rounds",
     "decode_answer",
     "encode_prompt",
@@ -87,10 +112,12 @@ __all__ = [
     "open_encoder",
     "open_records",
     "open_tokenizer",
+    "order_of",
     "pad_row",
+    "plan_of",
     "read_list_file",
     "read_picture",
-    "repeated",
+    "render_table",
     "rounds_of",
     "square",
     "storable_picture",

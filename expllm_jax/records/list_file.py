@@ -6,21 +6,16 @@ The released code mixes its data by them (`data_list/train/*.txt`): one set a li
 
 `repeat` 1 or more takes the whole set int(repeat) times, so 2.7 is twice; below 1 it takes a random part, int(records x
 repeat) of them. Without a third field the set comes once. ExpLLM's 3 : 1 of labels to texts on RAF-DB is one line with
-3 and one with 1.
+3 and one with 1. `mixture.MixedRows` takes such repeats.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.encode import EncodedRow
-from expllm_jax.records.pipeline import RowSource
+from expllm_jax.records.order import check_repeat
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class ListEntry:
     repeat: float = 1.0  # above 0
 
     def __post_init__(self) -> None:
-        _check_repeat(self.repeat)
+        check_repeat(self.repeat)
 
 
 def read_list_file(path: str | Path, *, root: str | Path = ".") -> tuple[ListEntry, ...]:
@@ -65,57 +60,6 @@ def read_list_file(path: str | Path, *, root: str | Path = ".") -> tuple[ListEnt
     return tuple(entries)
 
 
-def repeated(records: int, repeat: float, rng: np.random.Generator) -> np.ndarray:
-    """Record indices, int64: all of 0 to `records` - 1 int(repeat) times, or int(records x repeat) drawn without
-    replacement if `repeat` is below 1.
-
-    Raises ExpllmError for a repeat that is not above 0, or if nothing is drawn.
-    """
-    _check_repeat(repeat)
-    if repeat >= 1:
-        return np.tile(np.arange(records), int(repeat))
-    drawn = int(records * repeat)
-    if not drawn:
-        raise ExpllmError(f"repeat {repeat:g} leaves nothing of {records} records", "use a larger repeat")
-    return rng.choice(records, drawn, replace=False)
-
-
-class RepeatedRows:
-    """Several sets of records as one, each as often as its repeat says; what `batches` shuffles anew every epoch.
-
-    Which records a repeat below 1 takes is drawn once, by `seed` and the set's number, as the released code draws when
-    it reads the list. `origin` is int64 [len, 2]: the set and the record in it that each row comes from.
-
-    Raises ExpllmError for no sets, sets with different padding, or a bad repeat.
-    """
-
-    def __init__(self, sources: Sequence[RowSource], repeats: Sequence[float], *, seed: int = 0) -> None:
-        if len({source.pad_token for source in sources}) != 1:
-            raise ExpllmError("there are no sets to mix, or they were made with different tokenizers",
-                              "encode all sets with the same encoder")  # fmt: skip
-        self._sources = tuple(sources)
-        self.pad_token = sources[0].pad_token
-        self.longest_row = max(source.longest_row for source in sources)
-        parts = []
-        for number, (source, repeat) in enumerate(zip(sources, repeats, strict=True)):
-            records = repeated(len(source), repeat, np.random.default_rng([seed, number]))
-            parts.append(np.stack([np.full_like(records, number), records], 1))
-        self.origin = np.concatenate(parts)
-
-    def __len__(self) -> int:
-        return len(self.origin)
-
-    def row(self, index: int) -> EncodedRow:
-        """The encoded row at `index`."""
-        number, record = self.origin[index]
-        return self._sources[number].row(int(record))
-
-    def picture(self, index: int) -> bytes:
-        """Its encoded picture."""
-        number, record = self.origin[index]
-        return self._sources[number].picture(int(record))
-
-
 def _entry(line: str, root: Path) -> ListEntry:
     fields = [field.strip() for field in line.split(",")]
     if len(fields) not in (2, 3) or not all(fields):
@@ -129,8 +73,3 @@ def _entry(line: str, root: Path) -> ListEntry:
         if not there:
             raise ExpllmError(f"there is no {what} {path}", "correct the path, or start where it is relative to")
     return ListEntry(annotations, pictures, repeat)
-
-
-def _check_repeat(repeat: float) -> None:
-    if not (math.isfinite(repeat) and repeat > 0):
-        raise ExpllmError(f"repeat is {repeat:g}", "use 1 or more for whole copies, or a fraction above 0")

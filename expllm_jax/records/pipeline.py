@@ -1,114 +1,166 @@
-"""Batches for training and evaluation: shuffled, sharded by process, padded, and resumable (Grain's Dataset API).
+"""Batches of records: shuffled anew every epoch, mixed, packed, augmented, and resumable.
 
-The order of the records is a pure function of (seed, epoch). Processes take every n-th record of that one global order,
-so the set of records in global batch k does not depend on how many processes there are. The iterator's state is one
-number.
+Update k is a pure function of (the plan, k): `records.order` says which records it takes, `records.packing` which row
+each stands in, and augmentation is drawn by (seed, epoch, record). Processes take neighbouring stretches of the same
+rows, so that the global batch is the same array, bit for bit, however many there are; worker processes and threads only
+compute ahead. The iterator's state is one number. Grain reads ahead and saves the state.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import json
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.encode import EncodedRow
+from expllm_jax.records.order import Order, Part
+from expllm_jax.records.packing import EMPTY, SEGMENTS, Layout, Lengths, PackingConfig, Plan, one_a_row
 from expllm_jax.records.pictures import check_statistics, normalise, read_picture, square
+from expllm_jax.records.row_shapes import choose
 
-PADDED_RECORD = -1
-"""The record index of a row that only fills up the last evaluation batch."""
+PADDED_RECORD = EMPTY
+"""The record index of a row, or of a picture slot, that only fills up."""
 
 
 class RowSource(Protocol):
-    """What `batches` reads from: `dataset.RecordSource`, or anything like it."""
+    """What `batches` reads from: `reading.RecordSource`, `mixture.MixedRows`, or anything like them."""
 
     pad_token: int
     longest_row: tuple[int, str]  # tokens, and the id of the record that has so many
+    lengths: Lengths
 
     def __len__(self) -> int: ...
 
-    def row(self, index: int) -> EncodedRow: ...
+    def row(self, index: int, mirrored: bool = False) -> EncodedRow: ...
 
     def picture(self, index: int) -> bytes: ...
+
+    def id(self, index: int) -> str: ...
 
 
 @dataclass(frozen=True)
 class BatchConfig:
     """How records become batches."""
 
-    batch: int = 32  # rows of a global batch, over all processes; a multiple of process_count
-    seed: int = 0  # of the order; 0 to 2³² - 1
+    batch: int = 32  # records of a global batch, over all processes
+    seed: int = 0  # of the order and of augmentation; 0 to 2³² - 1
     shuffle: bool = True  # a new order every epoch
-    epochs: int = 0  # passes over the records; 0 never ends
+    epochs: int = 0  # passes over the records; 0 never ends, unless `updates` does
+    updates: int = 0  # batches of the whole run; 0: as many as the epochs fill
     partial: str = "drop"  # the last batch, if not full: "drop" it (training) or "pad" it with empty rows (evaluation)
-    row_length: int = 0  # tokens of a row; 0 takes the split's longest row, rounded up to a multiple of 16
+    row_length: int = 0  # tokens of a row without packing; 0: the longest row, rounded up to a multiple of 16
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    rows_multiple: int = 1  # packed rows of a global batch are a multiple of it: the mesh's shards times micro-batches
     process_index: int = 0  # which process this is …
     process_count: int = 1  # … of how many
     picture_size: int = 224  # pixels a side, when pictures are decoded
     normalisation: str = "clip"  # "clip" or "imagenet", when pictures are decoded
     threads: int = 2  # that read ahead; 0 reads in the caller's thread
     read_ahead: int = 4  # batches held ready; at least the number of threads
+    workers: int = 0  # processes that read ahead, each with `threads` threads; 0: none
 
     def __post_init__(self) -> None:
         for holds, problem, remedy in (
             (self.batch >= 1, f"batch is {self.batch}", "use 1 or more"),
             (0 <= self.seed < 2**32, f"seed is {self.seed}", "use 0 to 4294967295"),
             (self.epochs >= 0, f"epochs is {self.epochs}", "use 0 (without end) or more"),
+            (self.updates >= 0, f"updates is {self.updates}", "use 0 (without end) or more"),
+            (not (self.epochs and self.updates), "epochs and updates are both set", "set one of them"),
             (self.partial in ("drop", "pad"), f"partial is {self.partial!r}", 'use "drop" or "pad"'),
             (self.partial == "drop" or self.epochs > 0, 'partial is "pad" but the epochs never end', "set epochs"),
+            (self.partial == "drop" or not self.packing.on, 'partial is "pad" and packing.on is true',
+             "evaluate without packing"),
             (self.row_length >= 0, f"row_length is {self.row_length}", "use 0 (the longest row) or more"),
+            (not (self.row_length and self.packing.on), "row_length is set, and packing.on is true",
+             "set packing.row_length instead"),
+            (self.rows_multiple >= 1, f"rows_multiple is {self.rows_multiple}", "use 1 or more"),
             (self.process_count >= 1, f"process_count is {self.process_count}", "use 1 or more"),
             (0 <= self.process_index < self.process_count, f"process_index is {self.process_index}",
              f"use 0 to {self.process_count - 1}"),
-            (self.process_count < 1 or self.batch % self.process_count == 0,
+            (self.packing.on or self.process_count < 1 or self.batch % self.process_count == 0,
              f"a batch of {self.batch} does not divide among {self.process_count} processes", "use a multiple"),
+            (not self.packing.on or self.rows_multiple % max(self.process_count, 1) == 0,
+             f"rows_multiple {self.rows_multiple} does not divide among {self.process_count} processes",
+             "use a multiple"),
             (1 <= self.picture_size <= 4096, f"picture_size is {self.picture_size}", "use 1 to 4096"),
             (0 <= self.threads <= self.read_ahead, f"threads is {self.threads}, read_ahead {self.read_ahead}",
              "use threads from 0 to read_ahead"),
+            (0 <= self.workers <= 256, f"workers is {self.workers}", "use 0 to 256"),
         ):  # fmt: skip
             if not holds:
                 raise ExpllmError(problem, remedy)
         check_statistics(self.normalisation)
 
 
-def batches(source: RowSource, config: BatchConfig, features: np.ndarray | None = None) -> grain.DatasetIterator:
-    """Iterates over this process's share of the batches; B is batch / process_count, T the row length.
+def order_of(source: RowSource, *, seed: int = 0, shuffle: bool = True) -> Order:
+    """The stream over the source's records: its own mixture, or every record once an epoch."""
+    parts = getattr(source, "parts", None) or (Part(len(source)),)
+    return Order(parts, seed=seed, shuffle=shuffle)
+
+
+def plan_of(source: RowSource, config: BatchConfig) -> Plan:
+    """Which record stands where in every update; the same on every process.
+
+    Raises ExpllmError for a record longer than a row, a batch larger than the run, or packing that has no room.
+    """
+    order = order_of(source, seed=config.seed, shuffle=config.shuffle)
+    updates = config.updates
+    if config.epochs:
+        total = order.items_per_epoch * config.epochs
+        updates = -(-total // config.batch) if config.partial == "pad" else total // config.batch
+        if not updates:
+            raise ExpllmError(
+                f"a batch of {config.batch} is more than the {total} records there are", "make the batch smaller"
+            )
+    if config.packing.on:
+        if not updates:
+            raise ExpllmError("packing needs to know how long the run is", "set epochs or updates")
+        return choose(
+            order, source.lengths, config.batch, updates, config.packing, multiple=config.rows_multiple
+        )[0]  # fmt: skip
+    longest, longest_id = source.longest_row
+    row_length = config.row_length or -(-longest // 16) * 16
+    if longest > row_length:
+        raise ExpllmError(f"record {longest_id!r} has {longest} tokens, more than row_length {row_length}",
+                          f"set row_length to {longest} or more, or 0")  # fmt: skip
+    return one_a_row(order, source.lengths, config.batch, row_length, updates=updates)
+
+
+def batches(
+    source: RowSource, config: BatchConfig, features: np.ndarray | None = None, *, plan: Plan | None = None
+) -> BatchIterator:
+    """Iterates over this process's share of the batches; B rows of the R / process_count that are its own, T the row
+    length.
 
     Each is a dict of NumPy arrays: `tokens`, `positions`, `segments` int32 [B, T], `loss_weights` float32 [B, T],
     `record` int32 [B] (the index in `source`, PADDED_RECORD for filling), and the picture, either as `features` [B, N,
     D] in their own dtype or as `pixels` float32 [B, size, size, 3], normalised RGB. A filling row has segment 0 and
-    weight 0 throughout.
+    weight 0 throughout. With packing, `record`, `features` and `pixels` have an axis M behind B, for the pictures of a
+    row.
 
     `get_state()` gives a small JSON-able dict, `set_state(state)` continues right there; Orbax saves it as `data`.
 
     Args:
-      source: the records of one split.
+      source: the records of one split, or a mixture.
       config: see BatchConfig.
       features: [R, N, D], the frozen tower's tokens of every record (array or memmap); gathered by record index. None
         decodes the pictures instead.
+      plan: of `plan_of`, if it is known already.
 
     Raises:
-      ExpllmError: at once, for a record longer than row_length, a batch larger than the split in training, or features
-        that are not one per record; while iterating, for a picture that cannot be read.
+      ExpllmError: at once, for what `plan_of` refuses, or features that are not one per record; while iterating, for a
+        picture that cannot be read.
     """
-    longest, longest_id = source.longest_row
-    length = config.row_length or -(-longest // 16) * 16
-    if longest > length:
-        raise ExpllmError(f"record {longest_id!r} has {longest} tokens, more than row_length {length}",
-                          f"set row_length to {longest} or more, or 0")  # fmt: skip
     if features is not None and (features.ndim != 3 or len(features) != len(source)):
         raise ExpllmError(f"features of shape {features.shape} do not belong to {len(source)} records",
                           "compute them again for this split: one [N, D] block per record, in order")  # fmt: skip
-    order = _order(len(source), config)
-    assembler = _Assembler(source, config, features, length)
-    local = order[config.process_index :: config.process_count]
-    dataset = local.batch(config.batch // config.process_count, drop_remainder=True).map(assembler)
-    reading = grain.ReadOptions(
-        num_threads=config.threads, prefetch_buffer_size=config.read_ahead if config.threads else 0
-    )
-    return iter(dataset.to_iter_dataset(reading))
+    return BatchIterator(plan or plan_of(source, config), _Assembler(source, config, features), config)
 
 
 def batches_per_epoch(records: int, config: BatchConfig) -> int:
@@ -116,65 +168,140 @@ def batches_per_epoch(records: int, config: BatchConfig) -> int:
     return -(-records // config.batch) if config.partial == "pad" else records // config.batch
 
 
-def _order(records: int, config: BatchConfig) -> grain.MapDataset:
-    """Record indices of all processes in order, a whole number of global batches (or without end)."""
-    dataset = grain.MapDataset.range(records).seed(config.seed)
-    if config.shuffle:
-        dataset = dataset.shuffle()
-    dataset = dataset.repeat(config.epochs or None)
-    if not config.epochs:
-        return dataset
-    total = records * config.epochs
-    if config.partial == "pad":
-        missing = -total % config.batch
-        filling = grain.MapDataset.source([PADDED_RECORD] * missing)
-        return grain.MapDataset.concatenate([dataset, filling]) if missing else dataset
-    usable = total - total % config.batch
-    if not usable:
-        raise ExpllmError(
-            f"a batch of {config.batch} is more than the {total} records there are", "make the batch smaller"
-        )
-    return dataset[:usable]
+class BatchIterator(grain.DatasetIterator):
+    """The batches of one process. Its state says which batch of which stream comes next: any process of any number of
+    them can go on from it, with any number of workers and with other rows."""
+
+    def __init__(self, plan: Plan, assemble: _Assembler, config: BatchConfig) -> None:
+        super().__init__()
+        self.plan = plan
+        self._config, self._assemble, self._next = config, assemble, 0
+        self._stream = plan.stream_fingerprint
+        self._reading: grain.DatasetIterator | None = None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._reading is None:
+            self._reading = self._read_from(self._next)
+        batch = next(self._reading)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"next": self._next, "stream": self._stream}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken. Raises ExpllmError if updates took other records there."""
+        if state.get("stream") != self._stream:
+            raise ExpllmError(
+                "the saved position belongs to other records, or to another order of them",
+                "go on with the records and settings that the run began with, or begin another run",
+            )
+        self._close_reading()
+        self._next = int(state["next"])
+
+    async def load(self, directory: Any) -> Awaitable[None]:
+        """Orbax's way to restore. The state is the same for every process, so that any one's file serves all."""
+        found = sorted(directory.glob("*.json"))
+        if not found:
+            raise ExpllmError(f"{directory} holds no position of the data", "restore an older checkpoint")
+        state = json.loads(found[0].read_text())
+
+        async def restore() -> None:
+            self.set_state(state)
+
+        return restore()
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        self._close_reading()
+        super().close()
+
+    def _close_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    def _read_from(self, start: int) -> grain.DatasetIterator:
+        config = self._config
+        stop = self.plan.updates or 2**40
+        dataset = grain.MapDataset.range(start, max(start, stop)).map(_Update(self.plan, self._assemble, config))
+        if start >= stop:
+            return iter(grain.MapDataset.source([]).to_iter_dataset())
+        ahead = config.read_ahead if config.threads else 0
+        reading = dataset.to_iter_dataset(grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=ahead))
+        if config.workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which only absl's own main parses
+            options = grain.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=1)
+            reading = reading.mp_prefetch(options)
+        return iter(reading)
+
+
+class _Update:
+    """Batch number → this process's arrays. A pure function, so that any worker may compute any batch."""
+
+    def __init__(self, plan: Plan, assemble: _Assembler, config: BatchConfig) -> None:
+        self._plan, self._assemble, self._config = plan, assemble, config
+        rows = plan.shape.rows // config.process_count
+        self._rows = (config.process_index * rows, (config.process_index + 1) * rows)
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        layout = self._plan.update(int(number))
+        if self._config.epochs:  # what lies behind the last epoch fills up the last batch
+            ended = layout.epoch >= self._config.epochs
+            layout = Layout(*(np.where(ended, EMPTY, column) for column in layout))
+        return self._assemble(layout.rows(*self._rows), self._plan.shape.row_length)
 
 
 class _Assembler:
-    """Turns the record indices of a batch into its arrays. Holds no state: batch k is a function of its indices."""
+    """Turns a layout into the arrays of a batch."""
 
-    def __init__(self, source: RowSource, config: BatchConfig, features: np.ndarray | None, length: int) -> None:
-        self._source, self._config, self._features, self._length = source, config, features, length
+    def __init__(self, source: RowSource, config: BatchConfig, features: np.ndarray | None) -> None:
+        self._source, self._config, self._features = source, config, features
 
-    def __call__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        indices = np.asarray(indices, np.int32)
-        shape = (len(indices), self._length)
+    def __call__(self, layout: Layout, row_length: int) -> dict[str, np.ndarray]:
+        record = layout.record.astype(np.int32)
+        shape = (len(record), row_length)
         batch = {
             "tokens": np.full(shape, self._source.pad_token, np.int32),
             "positions": np.zeros(shape, np.int32),
             "segments": np.zeros(shape, np.int32),
             "loss_weights": np.zeros(shape, np.float32),
-            "record": indices,
         }
-        for line, index in enumerate(indices):
-            if index == PADDED_RECORD:
-                continue
-            row = self._source.row(int(index))
-            for name in ("tokens", "positions", "segments", "loss_weights"):
-                batch[name][line, : len(row)] = getattr(row, name)
+        for line, indices in enumerate(record):
+            end = 0
+            for place, index in enumerate(indices):
+                if index == PADDED_RECORD:
+                    continue
+                row = self._source.row(int(index))
+                here = slice(end, end + len(row))
+                for name in ("tokens", "positions", "loss_weights"):
+                    batch[name][line, here] = getattr(row, name)
+                batch["segments"][line, here] = row.segments + place * SEGMENTS
+                end += len(row)
         if self._features is not None:
-            batch["features"] = self._gather(indices)
+            batch["features"] = self._gather(record)
         else:
-            batch["pixels"] = self._decode(indices)
-        return batch
+            batch["pixels"] = self._decode(record)
+        packed = self._config.packing.on
+        pictures = "features" if self._features is not None else "pixels"
+        return {
+            **batch,
+            "record": record if packed else record[:, 0],
+            pictures: batch[pictures] if packed else batch[pictures][:, 0],
+        }
 
-    def _gather(self, indices: np.ndarray) -> np.ndarray:
-        gathered = np.asarray(self._features[np.maximum(indices, 0)])
-        gathered[indices == PADDED_RECORD] = 0
+    def _gather(self, record: np.ndarray) -> np.ndarray:
+        gathered = np.asarray(self._features[np.maximum(record, 0)])
+        gathered[record == PADDED_RECORD] = 0
         return gathered
 
-    def _decode(self, indices: np.ndarray) -> np.ndarray:
+    def _decode(self, record: np.ndarray) -> np.ndarray:
         size = self._config.picture_size
-        pixels = np.zeros((len(indices), size, size, 3), np.float32)
-        for line, index in enumerate(indices):
-            if index != PADDED_RECORD:
-                picture = read_picture(self._source.picture(int(index)), name=f"the picture of record {index}")
-                pixels[line] = normalise(square(picture, size), self._config.normalisation)
+        pixels = np.zeros((*record.shape, size, size, 3), np.float32)
+        for place in np.argwhere(record != PADDED_RECORD):
+            index = int(record[tuple(place)])
+            picture = read_picture(self._source.picture(index), name=f"the picture of record {index}")
+            pixels[tuple(place)] = normalise(square(picture, size), self._config.normalisation)
         return pixels

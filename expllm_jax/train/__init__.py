@@ -5,10 +5,11 @@
 """
 
 from expllm_jax.train.features import extract_features
-from expllm_jax.train.loop import TrainConfig, TrainResult, TrainSource, supervised_tokens, train
+from expllm_jax.train.loop import TrainConfig, TrainResult, train
 from expllm_jax.train.metrics import METRICS, TENSORBOARD, MetricsLog, read_metrics
 from expllm_jax.train.optimizer import Optimizer, OptimizerConfig, build_optimizer, decay_mask
 from expllm_jax.train.progress import Progress, duration
+from expllm_jax.train.row_costs import with_row_costs
 from expllm_jax.train.state import TrainState, create_state, state_shardings
 from expllm_jax.train.step import make_eval_step, make_train_step
 from expllm_jax.train.validation import Validation
@@ -22,7 +23,6 @@ __all__ = [
     "Progress",
     "TrainConfig",
     "TrainResult",
-    "TrainSource",
     "TrainState",
     "Validation",
     "build_optimizer",
@@ -34,6 +34,6 @@ __all__ = [
     "make_train_step",
     "read_metrics",
     "state_shardings",
-    "supervised_tokens",
     "train",
+    "with_row_costs",
 ]

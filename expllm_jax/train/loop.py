@@ -9,9 +9,8 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-import grain
 import jax
 import numpy as np
 
@@ -19,24 +18,17 @@ from expllm_jax.checkpoints import Checkpointer, save_frozen
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import PAPER_TRAINABLE, ExpLLMConfig, ModelDef, Params, check_image_tokens, merge, select
 from expllm_jax.parallel import MeshConfig, make_mesh, shard_params
-from expllm_jax.records import BatchConfig, RowSource, batches
+from expllm_jax.records import PADDED_RECORD, BatchConfig, BatchIterator, PackingConfig, RowSource, batches, order_of
 from expllm_jax.train.metrics import MetricsLog
 from expllm_jax.train.optimizer import OptimizerConfig, build_optimizer
 from expllm_jax.train.progress import Progress
+from expllm_jax.train.row_costs import with_row_costs
 from expllm_jax.train.state import TrainState, create_state
 from expllm_jax.train.step import make_train_step
 from expllm_jax.train.validation import Validation, device_batch
 
 FORMAT = 1
 """Version of what a checkpoint's `meta` says."""
-
-
-class TrainSource(RowSource, Protocol):
-    """What `train` reads: `records.RecordSource`, or anything like it."""
-
-    def __getitem__(self, index: int) -> Any:
-        """The record, of which errors tell the `id`."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +39,14 @@ class TrainConfig:
     epochs: int = 0  # passes over the records; 0: until `steps`
     batch: int = 32  # records per update, over all devices
     accumulate: int = 1  # parts that a batch is computed in, one after the other; divides batch
-    row_length: int = 0  # tokens of a row; 0: the longest row, rounded up to a multiple of 16
+    row_length: int = 0  # tokens of a row without packing; 0: the longest row, rounded up to a multiple of 16
+    packing: PackingConfig = PackingConfig()  # several records in a row
     seed: int = 0  # of the order of the records and of dropout; 0 to 2³² - 1
     trainable: tuple[str, ...] = PAPER_TRAINABLE  # regular expressions on parameter paths; what none matches is frozen
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
+    threads: int = 2  # that read, decode and augment ahead, of each process
+    workers: int = 0  # processes that do so, each with its threads; 0: the trainer's own
     log_every: int = 1  # updates between lines of metrics.jsonl
     checkpoint_every: int = 100  # updates between checkpoints; the last one is always saved
     keep: int = 2  # newest checkpoints that stay
@@ -61,7 +56,8 @@ class TrainConfig:
         object.__setattr__(self, "trainable", tuple(self.trainable))
         for name, smallest in (
             ("steps", 0), ("epochs", 0), ("batch", 1), ("accumulate", 1), ("row_length", 0), ("seed", 0),
-            ("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("validate_every", 0),
+            ("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("validate_every", 0), ("threads", 0),
+            ("workers", 0),
         ):  # fmt: skip
             if getattr(self, name) < smallest:
                 raise ExpllmError(f"{name} is {getattr(self, name)}", f"use {smallest} or more")
@@ -74,13 +70,16 @@ class TrainConfig:
         if not self.trainable:
             raise ExpllmError("trainable is empty, so nothing would train", 'name paths, for example "projector/.*"')
 
-    def total_steps(self, records: int) -> int:
-        """Updates of the whole run over `records` records; incomplete last batches are left out."""
-        return self.steps or records * self.epochs // self.batch
+    def total_steps(self, source: RowSource) -> int:
+        """Updates of the whole run over the records of `source`; an incomplete last batch is left out."""
+        return self.steps or order_of(source).items_per_epoch * self.epochs // self.batch
 
 
-# Fields that change what is written when, but not one bit of what is learnt: a run may go on with others.
-_FREE_FIELDS = ("log_every", "checkpoint_every", "keep", "validate_every", "mesh")
+# Fields that change what is written when and computed where, but not what is learnt: a run may go on with others.
+# Another packing keeps the records of every update; which update takes which is compared with the position of the data.
+_FREE_FIELDS = (
+    "log_every", "checkpoint_every", "keep", "validate_every", "mesh", "packing", "threads", "workers"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ def train(
     config: TrainConfig,
     graphdef: ModelDef,
     params: Params,
-    source: TrainSource,
+    source: RowSource,
     run_dir: str | Path,
     *,
     features: np.ndarray | None = None,
@@ -127,10 +126,11 @@ def train(
         the update and the records), a checkpoint is damaged.
     """
     run_dir = Path(run_dir)
-    total = config.total_steps(len(source))
+    total = config.total_steps(source)
     if total < 1:
         raise ExpllmError(
-            f"a batch of {config.batch} is more than the {len(source)} records of {config.epochs} epoch(s)",
+            f"a batch of {config.batch} is more than the {order_of(source).items_per_epoch} records of "
+            f"{config.epochs} epoch(s)",
             "make the batch smaller, or set steps",
         )
     _make_folder(run_dir)
@@ -140,7 +140,9 @@ def train(
         optimizer = build_optimizer(config.optimizer, total)
         state = create_state(shard_params(trainable, mesh), optimizer, mesh)
         frozen = shard_params(frozen, mesh)
-        data = _training_batches(config, source, features, picture_size, normalisation)
+        model = merge(graphdef, {**state.params, **frozen}).config
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        data = _training_batches(config, source, total, model, shards, features, picture_size, normalisation)
         facts = _facts(config, graphdef, total, {"records": len(source), **(identity or {})})
         facts["frozen"] = save_frozen(run_dir, frozen) if frozen else ""
         start = checkpointer.latest_step or 0
@@ -150,7 +152,7 @@ def train(
         if start >= total:
             return TrainResult(state, start, None)
 
-        supervised = supervised_tokens(source)
+        supervised = data.plan.shape.supervised
         step_function = jax.jit(
             make_train_step(graphdef, optimizer, supervised=supervised, accumulate=config.accumulate),
             donate_argnums=0,
@@ -162,7 +164,6 @@ def train(
                                   normalisation=normalisation)  # fmt: skip
         log = _Log(config, run_dir, start, total, source, stream)
         try:
-            model = merge(graphdef, {**state.params, **frozen}).config
             for step, batch in zip(range(start + 1, total + 1), data, strict=False):
                 _check_pictures(model, batch, source)
                 state, metrics = step_function(state, frozen, device_batch(batch, mesh), np.uint32(config.seed))
@@ -179,23 +180,21 @@ def train(
             checkpointer.wait()
         finally:
             log.close()
+            data.close()
         return TrainResult(state, total, log.loss)
 
 
-def _check_pictures(model: ExpLLMConfig, batch: Mapping[str, np.ndarray], source: TrainSource) -> None:
+def _check_pictures(model: ExpLLMConfig, batch: Mapping[str, np.ndarray], source: RowSource) -> None:
     """Raises ExpllmError naming a record whose image tokens are not as many as its pictures fill."""
     if "features" in batch:
-        pictures, tokens = batch["features"].shape[1:-2], batch["features"].shape[-2]
+        tokens = batch["features"].shape[-2]
     else:
-        pictures, (down, across) = batch["pixels"].shape[1:-3], model.vision.grid(*batch["pixels"].shape[-3:-1])
+        down, across = model.vision.grid(*batch["pixels"].shape[-3:-1])
         tokens = down * across
-    name = lambda row: f"record {source[int(batch['record'][row])].id}"  # noqa: E731
-    check_image_tokens(model, batch["tokens"], *(pictures or (1,)), tokens, name)
-
-
-def supervised_tokens(source: RowSource) -> int:
-    """The most tokens with a loss that any row of `source` has: a static size of the compiled step."""
-    return max(int(np.count_nonzero(source.row(index).loss_weights)) for index in range(len(source)))
+    record_BM = batch["record"].reshape(len(batch["tokens"]), -1)
+    pictures_B = np.sum(record_BM != PADDED_RECORD, 1)
+    name = lambda row: f"the row of {' and '.join(_ids(source, record_BM[row]))}"  # noqa: E731
+    check_image_tokens(model, batch["tokens"], pictures_B, tokens, name)
 
 
 def _make_folder(run_dir: Path) -> None:
@@ -208,18 +207,32 @@ def _make_folder(run_dir: Path) -> None:
 
 
 def _training_batches(
-    config: TrainConfig, source: RowSource, features: np.ndarray | None, picture_size: int, normalisation: str
-) -> grain.DatasetIterator:
+    config: TrainConfig,
+    source: RowSource,
+    updates: int,
+    model: ExpLLMConfig,
+    shards: int,
+    features: np.ndarray | None,
+    picture_size: int,
+    normalisation: str,
+) -> BatchIterator:
+    packing = with_row_costs(config.packing, model, picture_size, encoded=features is not None)
     return batches(
         source,
         BatchConfig(
             batch=config.batch,
             seed=config.seed,
+            updates=updates,
             row_length=config.row_length,
+            packing=packing,
+            rows_multiple=math.lcm(shards, jax.process_count()) * config.accumulate,
             picture_size=picture_size,
             normalisation=normalisation,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            threads=config.threads,
+            read_ahead=2 * max(config.threads, 1),
+            workers=config.workers,
         ),
         features,
     )
@@ -261,7 +274,7 @@ class _Log:
     """Fetches the metrics of one update at a time and tells them to the file, TensorBoard and the progress line."""
 
     def __init__(
-        self, config: TrainConfig, run_dir: Path, start: int, total: int, source: TrainSource, stream: TextIO | None
+        self, config: TrainConfig, run_dir: Path, start: int, total: int, source: RowSource, stream: TextIO | None
     ) -> None:
         self._config, self._source, self._total = config, source, total
         self._metrics = MetricsLog(run_dir, start)
@@ -307,5 +320,5 @@ class _Log:
         self._metrics.close()
 
 
-def _ids(source: TrainSource, records: Sequence[int] | np.ndarray) -> list[str]:
-    return [str(source[int(index)].id) for index in records if index >= 0]
+def _ids(source: RowSource, records: Sequence[int] | np.ndarray) -> list[str]:
+    return [source.id(int(index)) for index in np.ravel(records) if index != PADDED_RECORD]

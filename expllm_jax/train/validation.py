@@ -50,8 +50,7 @@ class Validation:
             batch=batch, shuffle=False, epochs=1, partial="pad", picture_size=picture_size, normalisation=normalisation,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
-        rows = (source.row(index).loss_weights for index in range(len(source)))
-        supervised = max(int(np.count_nonzero(weights)) for weights in rows)
+        supervised = int(np.max(source.lengths.supervised))
         self._step = jax.jit(make_eval_step(graphdef, supervised=supervised))
 
     def __call__(self, params: Params, frozen: Params) -> dict[str, float]:

@@ -8,8 +8,18 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expllm_jax import records
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import ExpLLMConfig, LoRAConfig, Projector, ProjectorConfig, attention_mask, expllm_7b, merge
+from expllm_jax.models import (
+    SEGMENTS,
+    ExpLLMConfig,
+    LoRAConfig,
+    Projector,
+    ProjectorConfig,
+    attention_mask,
+    expllm_7b,
+    merge,
+)
 from tests.models.sizes import DECODER, VISION, WHOLE, changed, random_params
 
 CONFIG = changed(WHOLE, vision_layers=())
@@ -33,12 +43,18 @@ def features(rows, images=1, seed=0):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
-def test_mask_is_its_definition(segments):
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=12))
+def test_mask_is_its_definition(tokens):
+    segments = [record * SEGMENTS + segment if segment else 0 for record, segment in tokens]
     mask = np.asarray(attention_mask(np.array([segments])))[0]
-    for i, mine in enumerate(segments):
-        for j, theirs in enumerate(segments):
-            assert mask[i, j] == (j <= i and theirs > 0 and theirs in (mine, 1))
+    for i, (record, mine) in enumerate(tokens):
+        record = record if mine else 0
+        for j, (other, theirs) in enumerate(tokens):
+            assert mask[i, j] == (j <= i and theirs > 0 and other == record and theirs in (mine, 1))
+
+
+def test_rows_are_numbered_alike_in_models_and_records():
+    assert SEGMENTS == records.SEGMENTS
 
 
 def test_mask_of_some_queries_is_a_part_of_the_whole():

@@ -164,7 +164,7 @@ def test_a_record_whose_picture_does_not_fill_its_places_is_named(tmp_path: Path
     source = TinySource(4)
     source.rows[2].tokens[2] = 3  # one placeholder fewer
     graphdef, params = tiny_model(tiny_config(rank=2))
-    with pytest.raises(ExpllmError, match=r"record record-2 has \d+ image tokens .* fill \d+"):
+    with pytest.raises(ExpllmError, match=r"record-2 has \d+ image tokens .* fill \d+"):
         train(tiny_train_config(batch=4), graphdef, params, source, tmp_path, features=source.features,
               stream=io.StringIO())  # fmt: skip
 

@@ -22,7 +22,6 @@ from expllm_jax.train import (
     decay_mask,
     make_eval_step,
     make_train_step,
-    supervised_tokens,
 )
 from tests.train.tiny import (
     IMAGE_TOKEN,
@@ -86,7 +85,7 @@ def test_loss_and_gradient_agree_with_the_definition(model) -> None:
         build_optimizer(OptimizerConfig(), 10), init=optax.sgd(1.0).init, update=optax.sgd(1.0).update
     )
     state = create_state(trainable, optimizer, make_mesh(MeshConfig()))
-    step = jitted(make_train_step, graphdef, optimizer, supervised=supervised_tokens(source))
+    step = jitted(make_train_step, graphdef, optimizer, supervised=int(source.lengths.supervised.max()))
     after, metrics = step(state, frozen, batch, SEED)
     by_definition = jax.value_and_grad(lambda part: reference_loss(graphdef, {**part, **frozen}, batch))
     loss, gradient = jitted(lambda: by_definition)(trainable)
@@ -116,7 +115,7 @@ def test_padding_rows_and_longer_rows_change_nothing(model) -> None:
 def test_more_supervised_tokens_than_there_is_room_for_are_never_dropped(model) -> None:
     source = TinySource(2)
     batch = batch_of(source.rows, source.features)
-    need = supervised_tokens(source)
+    need = int(source.lengths.supervised.max())
     assert np.isfinite(evaluate(model, batch, need))
     assert np.isnan(evaluate(model, batch, need - 1))
 

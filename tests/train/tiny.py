@@ -61,8 +61,10 @@ def branched_row(prefix: list[int], branches: list[tuple[list[int], list[int], f
 
 
 @dataclasses.dataclass(frozen=True)
-class TinyRecord:
-    id: str
+class TinyLengths:
+    tokens: np.ndarray
+    supervised: np.ndarray
+    located: np.ndarray
 
 
 class TinySource:
@@ -86,14 +88,16 @@ class TinySource:
         self.features = rng.normal(size=(records, IMAGE_TOKENS, TOWER_WIDTH)).astype(np.float16)
         longest = max(range(records), key=lambda index: len(self.rows[index]))
         self.longest_row = (len(self.rows[longest]), f"record-{longest}")
+        learnt = [np.count_nonzero(row.loss_weights) for row in self.rows]
+        self.lengths = TinyLengths(np.array([*map(len, self.rows)]), np.array(learnt), np.zeros(records, bool))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> TinyRecord:
-        return TinyRecord(f"record-{index}")
+    def id(self, index: int) -> str:
+        return f"record-{index}"
 
-    def row(self, index: int) -> EncodedRow:
+    def row(self, index: int, mirrored: bool = False) -> EncodedRow:
         return self.rows[index]
 
     def picture(self, index: int) -> bytes:
