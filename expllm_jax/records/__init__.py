@@ -8,8 +8,9 @@ the prompts that match them; `write_records` and `open_records` keep them in a T
 
 from __future__ import annotations
 
+from expllm_jax.records.answers import LOCATED_TASKS, TASKS, answer_of, read_answer
 from expllm_jax.records.conversation import (
-    TASKS,
+    EXPRESSION_TASKS,
     ConversationTemplate,
     Roles,
     Round,
@@ -38,7 +39,15 @@ from expllm_jax.records.encode import (
     pad_row,
 )
 from expllm_jax.records.list_file import ListEntry, RepeatedRows, read_list_file, repeated
-from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
+from expllm_jax.records.pictures import (
+    PAD_COLOUR,
+    STATISTICS,
+    normalise,
+    prepared_picture,
+    read_picture,
+    square,
+    storable_picture,
+)
 from expllm_jax.records.pipeline import PADDED_RECORD, BatchConfig, RowSource, batches, batches_per_epoch
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
@@ -51,6 +60,8 @@ from expllm_jax.records.tokenizers import (
 )
 
 __all__ = [
+    "EXPRESSION_TASKS",
+    "LOCATED_TASKS",
     "PADDED_RECORD",
     "PAD_COLOUR",
     "QUESTION_INDEX",
@@ -76,6 +87,7 @@ __all__ = [
     "SplitSummary",
     "TaskWords",
     "Tokenizer",
+    "answer_of",
     "batches",
     "batches_per_epoch",
     "choose_rounds",
@@ -88,6 +100,8 @@ __all__ = [
     "open_records",
     "open_tokenizer",
     "pad_row",
+    "prepared_picture",
+    "read_answer",
     "read_list_file",
     "read_picture",
     "repeated",
