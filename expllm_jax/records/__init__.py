@@ -1,30 +1,24 @@
 """Training records: from an annotated picture to the rows of tokens that a model learns from.
 
 `RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
-the prompts that match them; `write_records` and `open_records` keep them in a TFDS data set of ArrayRecord files;
-`batches` streams them through Grain, packed if wanted; `read_list_file` and `MixedRows` mix several sets of them.
-`read_picture`, `square` and `normalise` are the way from any picture file to pixels.
+the prompts that match them; `build_records` does so for whole data sets, in parallel, and keeps them in a TFDS data set
+of ArrayRecord files, which `open_records` reads; `MixedRows` mixes several; `batches` streams them through Grain,
+shuffled, packed by a `Plan` and augmented. `read_picture`, `square` and `normalise` are the way from any picture file
+to pixels.
 """
 
 from __future__ import annotations
 
+from expllm_jax.records.answers import LOCATED_TASKS, TASKS, answer_of, read_answer
+from expllm_jax.records.building import BuildPlan, build_records, plan_records
 from expllm_jax.records.conversation import (
-    TASKS,
+    EXPRESSION_TASKS,
     ConversationTemplate,
     Roles,
     Round,
     TaskWords,
     rounds_of,
     training_texts,
-)
-from expllm_jax.records.dataset import (
-    Manifest,
-    RecordSource,
-    SplitSummary,
-    open_encoder,
-    open_records,
-    verify_records,
-    write_records,
 )
 from expllm_jax.records.encode import (
     EncodeConfig,
@@ -37,11 +31,21 @@ from expllm_jax.records.encode import (
     open_tokenizer,
     pad_row,
 )
+from expllm_jax.records.index import Lengths
 from expllm_jax.records.list_file import ListEntry, read_list_file
+from expllm_jax.records.manifest import Manifest, ShardFile, SplitSummary
 from expllm_jax.records.mixture import MixedRows, MixtureEntry
 from expllm_jax.records.order import Order, Part
-from expllm_jax.records.packing import SEGMENTS, Layout, Lengths, PackingConfig, Plan, Shape
-from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
+from expllm_jax.records.packing import SEGMENTS, Layout, PackingConfig, Plan, Shape
+from expllm_jax.records.pictures import (
+    PAD_COLOUR,
+    STATISTICS,
+    normalise,
+    prepared_picture,
+    read_picture,
+    square,
+    storable_picture,
+)
 from expllm_jax.records.pipeline import (
     PADDED_RECORD,
     BatchConfig,
@@ -51,6 +55,14 @@ from expllm_jax.records.pipeline import (
     batches_per_epoch,
     order_of,
     plan_of,
+)
+from expllm_jax.records.reading import (
+    CorruptRecord,
+    RecordSource,
+    SkippedRecord,
+    open_encoder,
+    open_records,
+    verify_records,
 )
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
@@ -62,8 +74,11 @@ from expllm_jax.records.tokenizers import (
     load_tokenizer,
     train_sentencepiece,
 )
+from expllm_jax.records.writing import write_records
 
 __all__ = [
+    "EXPRESSION_TASKS",
+    "LOCATED_TASKS",
     "PADDED_RECORD",
     "PAD_COLOUR",
     "QUESTION_INDEX",
@@ -73,9 +88,11 @@ __all__ = [
     "TASKS",
     "BatchConfig",
     "BatchIterator",
+    "BuildPlan",
     "ByteBPETokenizer",
     "Candidate",
     "ConversationTemplate",
+    "CorruptRecord",
     "EncodeConfig",
     "EncodedRow",
     "Layout",
@@ -97,11 +114,15 @@ __all__ = [
     "RowSource",
     "SentencePieceTokenizer",
     "Shape",
+    "ShardFile",
+    "SkippedRecord",
     "SplitSummary",
     "TaskWords",
     "Tokenizer",
+    "answer_of",
     "batches",
     "batches_per_epoch",
+    "build_records",
     "choose",
     "choose_rounds",
     "decode_answer",
@@ -115,6 +136,9 @@ __all__ = [
     "order_of",
     "pad_row",
     "plan_of",
+    "plan_records",
+    "prepared_picture",
+    "read_answer",
     "read_list_file",
     "read_picture",
     "render_table",

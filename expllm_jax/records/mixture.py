@@ -9,6 +9,7 @@ import numpy as np
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.encode import EncodedRow, Record
+from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Part
 from expllm_jax.records.pipeline import RowSource
 
@@ -49,15 +50,6 @@ class MixtureEntry:
 _FORM = "write FOLDER, FOLDER:SPLIT*REPEAT or FOLDER:SPLIT@WEIGHT"
 
 
-@dataclass(frozen=True)
-class MixedLengths:
-    """`packing.Lengths` of several sets, one behind the other."""
-
-    tokens: np.ndarray
-    supervised: np.ndarray
-    located: np.ndarray
-
-
 class MixedRows:
     """What `batches` and `train` read of several sets. Record k of the whole is record k - (those of the sets before).
 
@@ -81,7 +73,7 @@ class MixedRows:
             Part(len(source), repeat, weight)
             for source, repeat, weight in zip(sources, repeats, weights or [0.0] * len(repeats), strict=True)
         )
-        self.lengths = MixedLengths(
+        self.lengths = Lengths(
             *(
                 np.concatenate([getattr(source.lengths, name) for source in sources])
                 for name in ("tokens", "supervised", "located")

@@ -22,12 +22,13 @@ import json
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Items, Order
 
 SEGMENTS = 64
@@ -44,14 +45,6 @@ TOKENS_STEP = 128
 
 _KEPT = 3  # windows held in memory
 _EXCHANGES = 64  # at most, to even out the rows of one update; a handful is usual
-
-
-class Lengths(Protocol):
-    """What is known of every record without reading it; arrays are [records]."""
-
-    tokens: np.ndarray  # int32: of its row, or of its mirrored twin's if that is longer
-    supervised: np.ndarray  # int32: those with a loss, likewise
-    located: np.ndarray  # bool: its row states places in the picture, which has to stay as it is but for being mirrored
 
 
 @dataclass(frozen=True)
@@ -121,6 +114,7 @@ class Plan:
     ) -> None:
         self.order, self.shape, self.window = order, shape, window
         self.records_per_update, self.updates = records_per_update, updates
+        self._lengths = lengths
         self.tokens = np.ascontiguousarray(lengths.tokens, np.int32)
         self.supervised = np.ascontiguousarray(lengths.supervised, np.int32)
         if not len(self.tokens) == len(self.supervised) == order.records:
@@ -132,7 +126,7 @@ class Plan:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return Plan, (self.order, _Columns(self.tokens, self.supervised), self.records_per_update, self.updates,
+        return Plan, (self.order, self._lengths, self.records_per_update, self.updates,
                       self.shape, self.window)  # fmt: skip
 
     def update(self, number: int) -> Layout:
@@ -241,11 +235,6 @@ class Plan:
 
     def _pack(self, items: Items, rows: int, pictures: int) -> tuple[np.ndarray, int, int]:
         return _longest_first(self.tokens[items.record], self.supervised[items.record], rows, pictures)
-
-
-class _Columns(NamedTuple):
-    tokens: np.ndarray
-    supervised: np.ndarray
 
 
 def one_a_row(

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Order
-from expllm_jax.records.packing import TOKENS_STEP, Lengths, PackingConfig, Plan, Shape
+from expllm_jax.records.packing import TOKENS_STEP, PackingConfig, Plan, Shape
 
 _SUPERVISED_STEP = 32  # S is a multiple of it
 _SAMPLE = 48  # updates that candidates are judged by, before the winner is checked on all

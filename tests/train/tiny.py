@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, ModelDef, Params, ViTConfig, abstract
-from expllm_jax.records import EncodedRow
+from expllm_jax.records import EncodedRow, Lengths
 
 VOCABULARY, IMAGE_TOKEN, PICTURE_SIZE, IMAGE_TOKENS, TOWER_WIDTH = 48, 47, 28, 4, 16
 
@@ -60,13 +59,6 @@ def branched_row(prefix: list[int], branches: list[tuple[list[int], list[int], f
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class TinyLengths:
-    tokens: np.ndarray
-    supervised: np.ndarray
-    located: np.ndarray
-
-
 class TinySource:
     """What `records.RecordSource` offers, in memory: answers, of different lengths, that only the picture tells."""
 
@@ -89,7 +81,7 @@ class TinySource:
         longest = max(range(records), key=lambda index: len(self.rows[index]))
         self.longest_row = (len(self.rows[longest]), f"record-{longest}")
         learnt = [np.count_nonzero(row.loss_weights) for row in self.rows]
-        self.lengths = TinyLengths(np.array([*map(len, self.rows)]), np.array(learnt), np.zeros(records, bool))
+        self.lengths = Lengths(np.array([*map(len, self.rows)]), np.array(learnt), np.zeros(records, bool))
 
     def __len__(self) -> int:
         return len(self.rows)
