@@ -201,7 +201,8 @@ class Plan:
                 f"the plan cannot be written to {path} ({error.strerror})", "choose a folder that can be written"
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                partial.unlink(missing_ok=True)
 
     def _hash(self, described: dict[str, object], *columns: np.ndarray) -> str:
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())

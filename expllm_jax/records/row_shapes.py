@@ -114,12 +114,14 @@ class _Search:
     def __init__(self, plan: Plan, config: PackingConfig, multiple: int) -> None:
         self._plan, self._config, self._multiple = plan, config, multiple
         items = plan.order.items(0, plan.updates * plan.records_per_update)
+        self._shortest = max(1, int(plan.tokens[items.record].min()))
         self._tokens = float(plan.tokens[items.record].sum()) / plan.updates  # of an update, on average
 
     def candidates(self, row_length: int, sample: Sequence[int]) -> list[Candidate]:
         """The fewest rows of this length that the updates of the sample fit into, if there are any."""
         count, config = self._plan.records_per_update, self._config
-        least = _up(max(1, int(self._tokens // row_length)), self._multiple)
+        most = max(1, row_length // self._shortest)  # records that a row can hold
+        least = _up(max(int(self._tokens // row_length), -(-count // most), 1), self._multiple)
         tried = [config.rows] if config.rows else range(least, least + _TRIES * self._multiple, self._multiple)
         for rows in tried:
             fewest = -(-count // rows)
