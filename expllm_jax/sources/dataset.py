@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from expllm_jax.errors import ExpllmError
@@ -17,8 +16,6 @@ Problems = Callable[[ExpllmError], None]
 
 Counts = Mapping[str, Mapping[str, int]]
 """Split -> expression -> how many pictures."""
-
-NOTHING_PUBLISHED: Counts = MappingProxyType({})
 
 
 def raise_first(problem: ExpllmError) -> None:
@@ -84,7 +81,7 @@ class Dataset:
     licence: str  # the terms that the user must have accepted, and where to ask
     layouts: tuple[Layout, ...]
     splits: tuple[str, ...] = ()
-    counts: Counts = NOTHING_PUBLISHED  # empty where nothing is known
+    counts: Counts = field(default_factory=dict)  # empty where nothing is known
 
     def published_counts(self, layout: str) -> Counts:
         """The numbers to compare a copy in that layout with; empty where nothing is known."""

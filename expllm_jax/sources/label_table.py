@@ -66,7 +66,9 @@ class LabelTable(Columns):
         more = joined(self.beside, reading, base, listing)
         complete = True
         # Splits that nobody asked for come first: then a picture in two splits is told of where it is asked for.
-        for file, split in sorted(self.files.items(), key=lambda item: reading.wants(item[1]) or self.split is not None):
+        for file, split in sorted(
+            self.files.items(), key=lambda item: reading.wants(item[1]) or self.split is not None
+        ):
             if self.split is None and not reading.wants(split):
                 complete &= self._note(reading, claims, base, file, split)
             else:

@@ -54,7 +54,9 @@ class Listing:
             except (FileNotFoundError, NotADirectoryError):
                 pass  # no such folder holds no such file
             except OSError as error:
-                raise ExpllmError(f"Cannot list {self.root / folder}: {error.strerror}.", "Check its rights.") from error
+                raise ExpllmError(
+                    f"Cannot list {self.root / folder}: {error.strerror}.", "Check its rights."
+                ) from error
             known = self._known[folder] = frozenset(files), tuple(sorted(folders))
         return known
 
