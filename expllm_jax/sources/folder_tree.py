@@ -12,7 +12,7 @@ from expllm_jax.faces import Annotation
 from expllm_jax.sources.columns import Columns, LeftOut, Row
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.listing import Listing, first_of, is_picture
-from expllm_jax.sources.side_files import MoreColumns, joined
+from expllm_jax.sources.side_files import FurtherColumns, MoreColumns
 
 
 def _nothing(name: str) -> Row:
@@ -32,6 +32,7 @@ class FolderTree(Columns):
     folders: Mapping[str, str]  # folder of pictures or of class folders, relative to the base -> its split
     class_folders: bool = True  # False: the pictures lie in `folders` themselves
     parts: Callable[[str], Row] = _nothing  # columns from the stem of a file name; raises ExpllmError
+    all_folders: bool = False  # it is this layout only where every folder is there
     unique_names: bool = False  # a file name occurs once in a split: the dataset numbers its pictures
     beside: tuple[MoreColumns, ...] = ()  # files with further columns
     bases: tuple[str, ...] = ("",)  # folders that the dataset's folder may be; the first that fits is it
@@ -45,7 +46,9 @@ class FolderTree(Columns):
     def looks_for(self) -> str:
         """The folders that it needs, in words."""
         below = "class folders" if self.class_folders else "pictures"
-        folders = " or ".join(f"{folder}/" if folder else "the folder itself" for folder in self.folders)
+        folders = (" and " if self.all_folders else " or ").join(
+            f"{folder}/" if folder else "the folder itself" for folder in self.folders
+        )
         inner = [f"{base}/" for base in self.bases if base]
         return f"{below} in {folders}" + (f" (here or in {' or '.join(inner)})" if inner else "")
 
@@ -55,9 +58,9 @@ class FolderTree(Columns):
 
     def _base(self, listing: Listing) -> str | None:
         for base in self.bases:
-            for folder in self.folders:
-                if self._fits(listing, join(base, folder) if folder else base):
-                    return base
+            fits = (self._fits(listing, join(base, folder) if folder else base) for folder in self.folders)
+            if all(fits) if self.all_folders else any(fits):
+                return base
         return None
 
     def _fits(self, listing: Listing, folder: str) -> bool:
@@ -80,18 +83,26 @@ class FolderTree(Columns):
         base = self._base(listing)
         found = False
         if base is not None:
-            more = joined(self.beside, reading, base, listing)
+            more = FurtherColumns(self.beside, reading, base, listing)
             for folder, split in self.folders.items():
                 where = join(base, folder) if folder else base
                 if reading.wants(split) and (listing.files(where) or listing.folders(where)):
                     found = True
                     yield from self._read_split(reading, listing, more, where, split)
+            unused = more.unused()
+            if unused:
+                reading.problems(
+                    ExpllmError(
+                        f"{len(unused):,} file(s) below {reading.root} belong to no picture: {first_of(unused)}.",
+                        "Restore the pictures, or move the files away.",
+                    )
+                )
         if not found:
             asked = f" for the split {reading.split!r}" if reading.split else ""
             reading.problems(ExpllmError(f"{reading.root} has nothing{asked}: no {self.looks_for}.", "Check the path."))
 
     def _read_split(
-        self, reading: Reading, listing: Listing, more: Callable[[Row], Row], folder: str, split: str
+        self, reading: Reading, listing: Listing, more: FurtherColumns, folder: str, split: str
     ) -> Iterator[Annotation]:
         named: dict[str, str] = {}
         if not self.class_folders:
@@ -122,7 +133,7 @@ class FolderTree(Columns):
         self,
         reading: Reading,
         listing: Listing,
-        more: Callable[[Row], Row],
+        more: FurtherColumns,
         folder: str,
         row: Row,
         label: Callable[[Row], str | None],

@@ -13,7 +13,7 @@ from expllm_jax.sources.claims import Claims
 from expllm_jax.sources.columns import Columns, LeftOut, Row
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.listing import Listing, inside
-from expllm_jax.sources.side_files import MoreColumns, joined
+from expllm_jax.sources.side_files import FurtherColumns, MoreColumns
 from expllm_jax.sources.table import Table
 
 
@@ -22,7 +22,7 @@ class LabelTable(Columns):
     """A table of labels, as a declaration; `Columns` has the readers of its cells.
 
     ``picture`` makes the path of the picture from a row, relative to the base, as a format string over column names
-    (and "split") or as a function; an empty result leaves the row out. Paths that lead out of the folder are refused.
+    (and "split") or as a function. Paths that lead out of the folder are refused.
 
     All files are read even where one split is asked for: a picture that another split names is not one that nobody
     labelled, and one that two splits name is a leak. Files of splits that are not asked for may be absent.
@@ -45,13 +45,14 @@ class LabelTable(Columns):
     @property
     def looks_for(self) -> str:
         """The files that it needs, in words."""
-        files = " and ".join(self.files)
+        files = " and ".join([*self.files, *([f"{self.picture_folder}/"] if self.picture_folder else [])])
         inner = [base for base in self.bases if base]
         return f"{files} (here or in {' or '.join(inner)}/)" if inner else files
 
     def detect(self, root: Path) -> bool:
-        """Whether a label file is there."""
-        return self._base(root) is not None
+        """Whether a label file is there, and the folder of pictures, if it has a name."""
+        base = self._base(root)
+        return base is not None and (root / base / (self.picture_folder or "")).is_dir()
 
     def _base(self, root: Path) -> str | None:
         return next((base for base in self.bases if any((root / base / file).is_file() for file in self.files)), None)
@@ -63,7 +64,7 @@ class LabelTable(Columns):
             base = self.bases[0]  # the missing files are reported from there
         listing = Listing(reading.root)
         claims = Claims(listing)
-        more = joined(self.beside, reading, base, listing)
+        more = FurtherColumns(self.beside, reading, base, listing)
         complete = True
         # Splits that nobody asked for come first: then a picture in two splits is told of where it is asked for.
         for file, split in sorted(
@@ -79,21 +80,22 @@ class LabelTable(Columns):
             if unclaimed is not None:
                 reading.problems(unclaimed)
 
-    def _note(self, reading: Reading, claims: Claims, base: str, file: str, split: str) -> bool:
+    def _note(self, reading: Reading, claims: Claims, base: str, file: str) -> bool:
         """Remembers the pictures of a file that nobody asked for; False if it is not there or cannot be read."""
         if not (reading.root / base / file).is_file():
             return False
         unread: list[ExpllmError] = []
         for line, row in self.table.rows(reading.root / base / file, unread.append):
             try:
-                claims.note(self._picture(row, base, split), join(base, file), line)
-            except (ExpllmError, LeftOut) as error:
-                if isinstance(error, ExpllmError):
-                    unread.append(error)
+                claims.note(self._picture(row, base, self.files[file]), join(base, file), line)
+            except LeftOut:
+                continue
+            except ExpllmError as error:
+                unread.append(error)
         return not unread
 
     def _read_file(
-        self, reading: Reading, claims: Claims, more: Callable[[Row], Row], base: str, file: str, split: str
+        self, reading: Reading, claims: Claims, more: FurtherColumns, base: str, file: str, split: str
     ) -> Iterator[Annotation]:
         path, name = reading.root / base / file, join(base, file)
         for line, row in self.table.rows(path, reading.problems):
@@ -103,8 +105,7 @@ class LabelTable(Columns):
                 if not reading.wants(row_split):
                     claims.note(picture, name, line)
                     continue
-                claims.claim(picture, name, line)
-                expression = self.label(row)
+                expression = self._claimed_label(claims, row, picture, name, line)
                 yield self.annotation(
                     more(row) if self.beside else row,
                     picture=picture,
@@ -116,6 +117,20 @@ class LabelTable(Columns):
                 reading.left_out[str(why)] += 1
             except ExpllmError as error:
                 reading.problems(ExpllmError(f"{path}, line {line}: {error.problem}", error.remedy))
+
+    def _claimed_label(self, claims: Claims, row: Row, picture: str, file: str, line: int) -> str | None:
+        """The label of a row that speaks of a picture, whether it can be read, is left out on purpose, or not."""
+        # The label comes first: of columns that changed places, that is what tells.
+        try:
+            expression = self.label(row)
+        except LeftOut:
+            claims.claim(picture, file, line)
+            raise
+        except ExpllmError:
+            claims.note(picture, file, line)
+            raise
+        claims.claim(picture, file, line)
+        return expression
 
     def _picture(self, row: Row, base: str, split: str) -> str:
         if isinstance(self.picture, str):
