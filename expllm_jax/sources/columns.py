@@ -165,7 +165,9 @@ class Points:
         if not row[self.column]:
             return ()
         try:
-            values = [float(text) for text in row[self.column].split(self.separator)]
+            values = [*map(float, row[self.column].split(self.separator))]
+            if not math.isfinite(sum(values)):
+                raise ValueError
             return tuple(zip(values[::2], values[1::2], strict=True))
         except ValueError:
             raise ExpllmError(

@@ -28,7 +28,9 @@ def inside(path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith(("/", "\\")) or path[1:3] in (":\\", ":/"):
         raise ExpllmError(f"The path {path!r} is absolute.", "Paths are relative to the dataset's folder.")
-    if ".." in parts or ".." in path.split("\\"):
+    if "\\" in path:
+        raise ExpllmError(f"The path {path!r} has backslashes.", "Write it with '/' between folders.")
+    if ".." in parts:
         raise ExpllmError(f"The path {path!r} leads out of the dataset's folder.", "Remove its '..'.")
     if not parts:
         raise ExpllmError("The path of the picture is empty.", "Give the picture's name.")
