@@ -233,7 +233,7 @@ class Columns:
 
     expression: ReadsExpression | None = None
     identity: Callable[[Row], str] | None = None
-    caption: Callable[[Row], str] | None = None
+    caption: Callable[[Row], str | None] | None = None
     face_box: Callable[[Row], tuple[float, ...]] | None = None
     landmarks: Callable[[Row], tuple[tuple[float, float], ...]] | None = None
     attributes: Mapping[str, Callable[[Row], str | float | None]] = field(default_factory=dict)
