@@ -66,13 +66,16 @@ class UnitFiles:
 
     @property
     def looks_for(self) -> str:
+        """The files, in words."""
         return f"{self.folder}/CLIP/{self.file_name.format(clip='CLIP', unit='N')}"
 
     def clips(self, listing: Listing, problems: Problems) -> Iterator[Clip]:
+        """See `Labels`."""
         for name in listing.folders(self.folder):
             yield Clip(name, {"subject": name})
 
     def frames(self, clip: Clip, listing: Listing, reading: Reading) -> dict[int, LabelledFrame]:
+        """See `Labels`. A frame that a file does not have is a problem, and the unit unknown there."""
         frames: dict[int, LabelledFrame] = {}
         read: dict[str, set[int]] = {}
         for unit in self.units:
@@ -112,9 +115,11 @@ class UnitTables:
 
     @property
     def looks_for(self) -> str:
+        """The files, in words."""
         return f"{self.folder}/CLIP.csv"
 
     def clips(self, listing: Listing, problems: Problems) -> Iterator[Clip]:
+        """See `Labels`."""
         for name in sorted(listing.files(self.folder)):
             stem, _, suffix = name.rpartition(".")
             match = re.fullmatch(self.clip_name, stem)
@@ -128,6 +133,7 @@ class UnitTables:
                 )
 
     def frames(self, clip: Clip, listing: Listing, reading: Reading) -> dict[int, LabelledFrame]:
+        """See `Labels`."""
         file = f"{self.folder}/{clip.name}.csv"
         path = listing.root / file
         frames: dict[int, LabelledFrame] = {}

@@ -15,6 +15,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,7 @@ def _opened(records: TfdsRecords, root: Path) -> tuple[Path, dict[str, Callable[
         )
     still_encoded = {"image": tfds.decode.SkipDecoding()}
     return folder, {
-        split: lambda split=split: builder.as_data_source(split, decoders=still_encoded)
-        for split in builder.info.splits
+        split: partial(builder.as_data_source, split, decoders=still_encoded) for split in builder.info.splits
     }
 
 
@@ -165,9 +165,9 @@ def _write(path: Path, encoded: bytes) -> None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         # Under its name only when complete: a reading that was stopped leaves no half picture behind.
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(encoded)
-        os.replace(partial, path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_bytes(encoded)
+        os.replace(unfinished, path)
     except OSError as error:
         raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
 
