@@ -106,8 +106,8 @@ class UnitFiles:
 class UnitTables:
     """A CSV file a clip: the header names units by number, the first column holds the frame, cells are 0, 1 or 9.
 
-    9 is unknown, so the unit is left out; so are units that our FACS table does not have (BP4D's 35 to 37). Present
-    (1) becomes 1.0: how strong it is the table does not say.
+    9 is unknown, so the unit is left out. Labels of units that our FACS table does not have (BP4D's 35 to 37) are left
+    out as well, and counted. Present (1) becomes 1.0: how strong it is the table does not say.
     """
 
     folder: str
@@ -154,8 +154,12 @@ class UnitTables:
             except ExpllmError as error:
                 reading.problems(ExpllmError(f"{path}, line {line}: {error.problem}", error.remedy))
                 continue
-            known = {code: value for code, value in units.items() if value is not None and code in FACS}
-            frames[frame] = LabelledFrame(known, file, line)
+            known = {code: value for code, value in units.items() if value is not None}
+            reading.left_out.update(
+                f"labels of {code}, which is no FACS unit here" for code in known if code not in FACS
+            )
+            facs = {code: value for code, value in known.items() if code in FACS}
+            frames[frame] = LabelledFrame(facs, file, line)
         return frames
 
 

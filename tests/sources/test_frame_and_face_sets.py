@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -158,7 +159,8 @@ def test_bp4d_leaves_unknown_units_out(tmp_path):
         {"facs": {"AU1": 1.0, "AU2": 0.0, "AU12": 1.0}},
     ]
     assert [annotation.identity for annotation in annotations] == ["F001"] * 3 + ["M002"]
-    assert left_out[TREES["bp4d"].unlabelled] == 2 and BP4D.splits == ()
+    assert left_out == {TREES["bp4d"].unlabelled: 2, "labels of AU35, which is no FACS unit here": 3}
+    assert BP4D.splits == ()
 
 
 def test_casme2_apex_frames(tmp_path):
@@ -178,6 +180,13 @@ def test_casme2_apex_frames(tmp_path):
     assert with_onset[0].units == {} and with_onset[0].expression is None
     assert with_onset[0].picture == "Cropped/sub01/EP02_01f/reg_img46.jpg" and counted[NO_APEX] == 1
     assert CASME2.published_counts("cropped")[""]["Disgust"] == 63
+
+
+def test_spreadsheets_need_openpyxl(tmp_path, monkeypatch):
+    root = build(TREES["samm"], tmp_path)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(ExpllmError, match="openpyxl"):
+        read(TREES["samm"], root)
 
 
 def test_samm_finds_its_header_and_unsure_units_are_unknown(tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import EXPRESSIONS, FEAFA_24, Annotation
 from expllm_jax.faces.attributes import CELEBA_40
+from expllm_jax.records.list_file import read_list_file
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.interchange import (
     INTERCHANGE_DATASETS,
@@ -365,6 +366,16 @@ def test_conversations_that_are_none(tmp_path, turns):
     file = save(tmp_path / "in.json", [{"image": "1.jpg", "conversations": turns}])
     with pytest.raises(ExpllmError, match="index 0"):
         list(read_llava(file, answers=("caption",)))
+
+
+def test_a_list_file_names_what_is_read(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    save(tmp_path / "labels.json", [{"file_name": "1.jpg", "emo": "Fear"}])
+    (tmp_path / "pictures/1.jpg").write_bytes(b"")
+    (tmp_path / "list.txt").write_text("labels.json,pictures,3\n")
+    (entry,) = read_list_file(tmp_path / "list.txt", root=tmp_path)
+    (annotation,) = read_released(entry.annotations, pictures=entry.pictures)
+    assert (annotation.expression, entry.repeat) == ("Fear", 3)
 
 
 def test_ferbench_candidates_hold_the_label(tmp_path):
