@@ -350,8 +350,7 @@ class _Row:
     """A row before it is known how much each of its answers weighs."""
 
     tokens: list[int]
-    positions: list[int]
-    segments: list[int]
+    runs: list[tuple[int, int, int]]  # tokens that count on: position of the first, segment, how many
     answers: list[tuple[int, int]]  # of every round: first supervised token, and one past its end token
 
     def encoded(self, shares: Sequence[float] = ()) -> EncodedRow:
@@ -359,12 +358,10 @@ class _Row:
         weights = np.zeros(len(self.tokens), np.float32)
         for (start, end), share in zip(self.answers, shares, strict=False):
             weights[start:end] = share / (end - start)
-        return EncodedRow(
-            np.asarray(self.tokens, np.int32),
-            np.asarray(self.positions, np.int32),
-            np.asarray(self.segments, np.int32),
-            weights,
-        )
+        starts, segments, lengths = np.asarray(self.runs, np.int32).T
+        before = np.cumsum(lengths, dtype=np.int32) - lengths
+        positions = np.repeat(starts - before, lengths) + np.arange(len(self.tokens), dtype=np.int32)
+        return EncodedRow(np.asarray(self.tokens, np.int32), positions, np.repeat(segments, lengths), weights)
 
 
 def _template_tokens(template: ConversationTemplate, tokenizer: Tokenizer, layout: str) -> TemplateTokens:
@@ -409,9 +406,8 @@ def _row(rounds: Sequence[Round], texts: TemplateTokens, image_tokens: int, layo
     """The row in which `rounds` have been answered and, if `asked` names a task, that is asked next."""
     if isinstance(texts, ReferenceTemplateTokens):
         found = reference_tokens(rounds, texts, image_tokens, asked=asked)
-        length = len(found.ids)
-        segments = [PREFIX] * found.prefix + [PREFIX + 1] * (length - found.prefix)
-        return _Row(found.ids, list(range(length)), segments, found.answers)
+        runs = [(0, PREFIX, found.prefix), (found.prefix, PREFIX + 1, len(found.ids) - found.prefix)]
+        return _Row(found.ids, runs, found.answers)
     builder = _RowBuilder(texts, image_tokens, layout)
     for round_ in rounds:
         builder.ask(round_.task)
@@ -427,7 +423,7 @@ class _RowBuilder:
     def __init__(self, texts: TemplateTokens, image_tokens: int, layout: str) -> None:
         self._texts, self._branched = texts, layout == "branched"
         self._segment = PREFIX
-        self.row = _Row([], [], [], [])
+        self.row = _Row([], [], [])
         self._add([*texts.opening(), *[texts.tokenizer.image] * image_tokens])
         self._prefix_length = len(self.row.tokens)
 
@@ -444,13 +440,13 @@ class _RowBuilder:
         start = len(self.row.tokens)
         template, tokenizer = self._texts.template, self._texts.tokenizer
         ids = [*tokenizer.encode(template.answer_text(answer)), tokenizer.eos]
-        self._add(ids, start=self.row.positions[-1] + 1)
+        asked_at, _, length = self.row.runs[-1]
+        self._add(ids, start=asked_at + length)
         self.row.answers.append((start, start + len(ids)))
 
     def _add(self, ids: Sequence[int], *, start: int = 0) -> None:
         self.row.tokens += ids
-        self.row.positions += range(start, start + len(ids))
-        self.row.segments += [self._segment] * len(ids)
+        self.row.runs.append((start, self._segment, len(ids)))
 
 
 def _check_layout(image_tokens: int, layout: str) -> None:
