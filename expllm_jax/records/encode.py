@@ -32,9 +32,11 @@ from expllm_jax.records.answers import LOCATED_TASKS, TASKS, Size, check_task
 from expllm_jax.records.conversation import EXPRESSION_TASKS, ConversationTemplate, Round, rounds_of
 from expllm_jax.records.framing import Region, face_region, padded_square
 from expllm_jax.records.pictures import (
+    RESIZES,
     SMALLEST_SIDE,
     OpenPicture,
     check_picture_format,
+    check_resize,
     encoded_picture,
     open_picture,
     prepared_picture,
@@ -90,9 +92,7 @@ class EncodeConfig:
 
     image_tokens: int = 256  # placeholders per picture, as many as the projector gives; 1 to 4096
     layout: str = "branched"  # "branched", "chained" or "reference"
-    tasks: tuple[str, ...] = (
-        EXPRESSION_TASKS  # which rounds, in which order; those an annotation has no answer for are left out
-    )
+    tasks: tuple[str, ...] = EXPRESSION_TASKS  # which rounds, in which order; without those that have no answer
     order: str = "tasks"  # "tasks", or "all", "box", "box_first", "shuffled": see records.round_order
     order_seed: int = 0  # of the shuffled orders, together with the picture's name; 0 to 2³² - 1
     weighting: str = ""  # of the loss: "rounds", "tokens"; "" is "tokens" in layout "reference" and "rounds" in others
@@ -103,9 +103,8 @@ class EncodeConfig:
     picture: str = "original"  # what is stored: "original", as the file has it; "square", padded and resized; or …
     crop_margin: float = 0.0  # … "face", cut to the face box and this part of its size on each side, then "square"
     picture_size: int = PICTURE_SIZE  # pixels a side of what is stored, unless it is "original"
-    picture_format: str = (
-        "png"  # of what is stored, unless "original": "png", or "jpeg", which is smaller and not exact
-    )
+    resize: str = "antialiased"  # to that size; "reference" does it as OpenCV does, which aliases
+    picture_format: str = "png"  # of what is stored, unless "original": "png", or "jpeg", which is not exact
 
     def __post_init__(self) -> None:
         _check_layout(self.image_tokens, self.layout)
@@ -126,7 +125,8 @@ class EncodeConfig:
 
     def _check_picture(self) -> None:
         check_picture_format(self.picture_format)
-        shape = (self.picture_size, self.picture_format)
+        check_resize(self.resize)
+        made = (self.picture_size, self.resize, self.picture_format)
         for holds, problem, remedy in (
             (self.picture in PICTURES, f"unknown picture {self.picture!r}", f"use one of: {', '.join(PICTURES)}"),
             (SMALLEST_SIDE <= self.picture_size <= 4096, f"picture_size is {self.picture_size}",
@@ -134,8 +134,8 @@ class EncodeConfig:
             (0 <= self.crop_margin <= 4, f"crop_margin is {self.crop_margin}", "use 0 to 4"),
             (self.picture == "face" or self.crop_margin == 0, "crop_margin has no effect without a crop",
              'leave it out, or set picture="face"'),
-            (self.picture != "original" or shape == (PICTURE_SIZE, "png"),
-             "picture_size and picture_format have no effect on original pictures",
+            (self.picture != "original" or made == (PICTURE_SIZE, RESIZES[0], "png"),
+             "picture_size, resize and picture_format have no effect on original pictures",
              'leave them out, or set picture="square"'),
         ):  # fmt: skip
             if not holds:
@@ -309,7 +309,7 @@ class RecordEncoder:
             return opened.storable(), annotation, opened.size
         whole = Region(0, 0, *opened.size)
         region = face_region(annotation, config.crop_margin, opened.size) if config.picture == "face" else whole
-        pixels = prepared_picture(opened.pixels, config.picture_size, region)
+        pixels = prepared_picture(opened.pixels, config.picture_size, region, config.resize)
         moved = region.squared().moved(annotation, config.picture_size)
         return encoded_picture(pixels, config.picture_format), moved, (config.picture_size, config.picture_size)
 
