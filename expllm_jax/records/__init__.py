@@ -1,9 +1,10 @@
 """Training records: from an annotated picture to the rows of tokens that a model learns from.
 
 `RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
-the prompts that match them; `write_records` and `open_records` keep them in a TFDS data set of ArrayRecord files;
-`batches` streams them through Grain; `read_list_file` and `RepeatedRows` mix several sets of them. `read_picture`,
-`square` and `normalise` are the way from any picture file to pixels.
+the prompts that match them; `answer_of` and `read_answer` say what is answered to each task. `write_records` and
+`open_records` keep records in a TFDS data set of ArrayRecord files; `batches` streams them through Grain;
+`read_list_file` and `RepeatedRows` mix several sets of them. `read_picture`, `square` and `normalise` are the way from
+any picture file to pixels.
 """
 
 from __future__ import annotations
