@@ -156,7 +156,7 @@ def draws(config: AugmentConfig, seed: int, epoch: int, keys: np.ndarray, locate
     for name, number in (("seed", seed), ("epoch", epoch)):
         if not 0 <= number < 2**64:
             raise ExpllmError(f"augmentation: {name} = {number}", "give a number from 0 to 2^64 - 1")
-    rows = np.empty((len(keys), len(Column)), np.float32)
+    rows = neutral_rows(config.size, len(keys))
     _draw_all(_numbers(config), np.uint64(seed), np.uint64(epoch), keys.view(np.uint64), located, rows)
     return rows
 
@@ -164,6 +164,16 @@ def draws(config: AugmentConfig, seed: int, epoch: int, keys: np.ndarray, locate
 def flipped(rows: np.ndarray) -> np.ndarray:
     """bool [B]: which records are mirrored, and so need their mirrored text; `rows` as from `draws`."""
     return rows[:, Column.FLIP] != 0
+
+
+def neutral_rows(size: int, count: int) -> np.ndarray:
+    """float32 [count, len(Column)]: rows that change nothing of pictures of `size`. For evaluation, and for places in
+    a batch that hold no picture: a row of zeros is not neutral."""
+    row = np.zeros(len(Column), np.float32)
+    row[[Column.SIZE, Column.CROP_HEIGHT, Column.CROP_WIDTH]] = size
+    row[[Column.BRIGHTNESS, Column.CONTRAST, Column.SATURATION, Column.AFFINE_SCALE]] = 1
+    row[Column.HUE] = NO_HUE
+    return np.tile(row, (count, 1))
 
 
 @functools.cache
@@ -253,18 +263,17 @@ def _draw_all(
 def _draw(
     numbers: tuple[float, ...], seed: np.uint64, epoch: np.uint64, key: np.uint64, located: bool, row_K: np.ndarray
 ) -> None:
-    """Fills one row. Every quantity has a place of its own in the counter, so that none moves when another is not
-    needed: recipes that differ in one operation agree on all others."""
+    """Writes into a neutral row what is drawn.
+
+    Every quantity has a place of its own in the counter, so that none moves when another is not needed: recipes that
+    differ in one operation agree on all others.
+    """
     (
         size, flip, jitter, grey, brightness, contrast, saturation, hue,
         spatial, rotation, resized_crop, area_low, area_high, ratio_low, ratio_high, padding,
         soften, affine_angle, affine_shift, scale_low, scale_high, blur_low, blur_high,
         erasing, erase_low, erase_high, erase_ratio_low, erase_ratio_high,
     ) = numbers  # fmt: skip
-    row_K[:] = 0.0
-    row_K[Column.SIZE] = row_K[Column.CROP_HEIGHT] = row_K[Column.CROP_WIDTH] = size
-    row_K[Column.BRIGHTNESS] = row_K[Column.CONTRAST] = row_K[Column.SATURATION] = row_K[Column.AFFINE_SCALE] = 1.0
-    row_K[Column.HUE] = NO_HUE
 
     flips, jitters, greys, order = uniforms(np.uint64(1), key, seed, epoch)
     row_K[Column.FLIP] = flips < flip

@@ -37,6 +37,7 @@ from expllm_jax.records.augment_draws import (
     Column,
     draws,
     flipped,
+    neutral_rows,
 )
 from expllm_jax.records.pictures import normalise
 
@@ -51,34 +52,45 @@ __all__ = [
     "augmented",
     "draws",
     "flipped",
+    "neutral_rows",
 ]
 
 BLUR_WIDTH, BLUR_HEIGHT = 5, 9
 """Extent of the Gaussian kernel in pixels (the reference's `kernel_size=(5, 9)`, which is width before height)."""
 
 
-def augmented(picture: np.ndarray, row: np.ndarray, statistics: str = "clip") -> np.ndarray:
+def augmented(
+    picture: np.ndarray, row: np.ndarray, statistics: str = "clip", *, out: np.ndarray | None = None
+) -> np.ndarray:
     """One picture as a row of draws wants it, normalised.
 
-    Compiled; releases the GIL while it works; changes no argument.
+    Compiled; releases the GIL while it works.
 
     Args:
       picture: uint8 [S, S, 3] RGB.
       row: float32 [len(Column)], of `draws` for pictures of that size.
       statistics: a row of `STATISTICS`.
+      out: float32 [S, S, 3], C-contiguous, where the result goes: a place in a batch, say. Fresh memory of that size
+        can cost more than all operations on a picture, since the system hands it out page by page.
 
     Returns:
-      float32 [S, S, 3], equal to `normalise` of the uint8 picture that torchvision would have made (within one level
-      where it blurs), 0 where a rectangle was erased.
+      `out`, or a new array if None: equal to `normalise` of the uint8 picture that torchvision would have made (within
+      one level where it blurs), 0 where a rectangle was erased.
 
     Raises:
-      ExpllmError: the picture is none of that kind or size.
+      ExpllmError: the picture is none of that kind or size, or `out` is not.
     """
     side = int(row[Column.SIZE])
     if picture.dtype != np.uint8 or picture.shape != (side, side, 3):
         raise ExpllmError(
             f"augmentation: a picture of {picture.dtype} {list(picture.shape)} for draws of size {side}",
             f"give uint8 [{side}, {side}, 3], or draw with AugmentConfig(size=...) as large as the pictures",
+        )
+    result = np.empty(picture.shape, np.float32) if out is None else out
+    if result.dtype != np.float32 or result.shape != picture.shape or not result.flags.c_contiguous:
+        raise ExpllmError(
+            f"augmentation: a place of {result.dtype} {list(result.shape)} for a picture of side {side}",
+            f"give contiguous float32 [{side}, {side}, 3]",
         )
     value = dict(zip(Column, row.tolist(), strict=True))
     current, spare = np.empty((3, side, side), np.uint8), np.empty((3, side, side), np.uint8)
@@ -115,7 +127,6 @@ def augmented(picture: np.ndarray, row: np.ndarray, statistics: str = "clip") ->
         picture_kernels.blur(current, value[Column.BLUR], BLUR_WIDTH, BLUR_HEIGHT)
 
     rectangle = (Column.ERASE_TOP, Column.ERASE_LEFT, Column.ERASE_HEIGHT, Column.ERASE_WIDTH)
-    result = np.empty(picture.shape, np.float32)
     picture_kernels.normalised(current, _levels(statistics), *(int(value[column]) for column in rectangle), result)
     return result
 

@@ -25,6 +25,7 @@ from expllm_jax.records.augmentation import (
     augmented,
     draws,
     flipped,
+    neutral_rows,
 )
 from tests.records import pillow_augmentation as pillow
 
@@ -70,10 +71,8 @@ def reference():
     return drawn()
 
 
-def neutral(size=224):
-    return draws(dataclasses.replace(AUGMENTATIONS["none"], size=size), 0, 0, np.zeros(1, np.int64), np.zeros(1, bool))[
-        0
-    ]
+def neutral():
+    return neutral_rows(224, 1)[0]
 
 
 # The generator
@@ -339,7 +338,11 @@ def test_whole_pictures_are_pillows(seed):
             assert rate(difference > 0) < 0.01
 
 
-def test_each_neutral_row_is_only_normalised():
+def test_the_recipe_of_nothing_draws_neutral_rows():
+    np.testing.assert_array_equal(drawn(AUGMENTATIONS["none"], 50), neutral_rows(224, 50))
+
+
+def test_a_neutral_row_is_only_normalised():
     pixels = pillow.face_like(224, 0)
     for statistics in ("clip", "imagenet"):
         np.testing.assert_array_equal(augmented(pixels, neutral(), statistics), normalise(pixels, statistics))
@@ -369,3 +372,14 @@ def test_threads_make_the_same_pictures(reference):
 def test_pictures_of_another_kind_are_refused(picture):
     with pytest.raises(ExpllmError, match="for draws of size 224"):
         augmented(picture, neutral())
+
+
+def test_a_place_in_a_batch_is_filled(reference):
+    pixels, batch = pillow.face_like(224, 2), np.full((3, 224, 224, 3), 9, np.float32)
+    result = augmented(pixels, reference[0], out=batch[1])
+    assert result.base is batch
+    np.testing.assert_array_equal(batch[1], augmented(pixels, reference[0]))
+    assert (batch[[0, 2]] == 9).all()
+    for other in (batch[1].astype(np.float64), batch[0, :100], np.zeros((3, 224, 224), np.float32).transpose(1, 2, 0)):
+        with pytest.raises(ExpllmError, match="contiguous float32"):
+            augmented(pixels, reference[0], out=other)

@@ -11,7 +11,7 @@ import pytest
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records import STATISTICS, normalise
-from expllm_jax.records.augmentation import AUGMENTATIONS, NO_HUE, AugmentConfig, Column, augmented, draws
+from expllm_jax.records.augmentation import NO_HUE, AugmentConfig, Column, augmented, draws, neutral_rows
 from expllm_jax.train.augmentation import augment
 from tests.records import pillow_augmentation as pillow
 
@@ -79,14 +79,14 @@ def test_hues_of_a_grid_of_all_colours_are_equal():
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
     side = int(np.ceil(np.sqrt(len(grid))))
     picture = np.resize(grid, (side, side, 3)).astype(np.uint8)
-    rows = draws(dataclasses.replace(AUGMENTATIONS["none"], size=side), 0, 0, np.arange(4), np.zeros(4, bool))
+    rows = neutral_rows(side, 4)
     rows[:, Column.HUE] = (-25, 0, 11, 25)
     pictures = np.stack([picture] * 4)
     assert levels_apart(augment_jit(pictures, rows), on_cpu(pictures, rows)).max() < 1e-3
 
 
 def test_neutral_rows_only_normalise(pictures):
-    rows = drawn(dataclasses.replace(AUGMENTATIONS["none"], size=SIDE))
+    rows = neutral_rows(SIDE, BATCH)
     for statistics in STATISTICS:
         difference = augment_jit(pictures, rows, statistics=statistics) - normalise(pictures, statistics)
         assert np.abs(difference).max() < 1e-5
@@ -96,7 +96,7 @@ def test_one_program_serves_all_draws(pictures):
     """No draw changes a shape, and no picture sees its neighbours."""
     before = augment_jit._cache_size()
     together = augment_jit(pictures, drawn(epoch=9))
-    augment_jit(pictures, drawn(dataclasses.replace(AUGMENTATIONS["none"], size=SIDE)))
+    augment_jit(pictures, neutral_rows(SIDE, BATCH))
     backwards = augment_jit(pictures[::-1], drawn(epoch=9)[::-1])[::-1]
     np.testing.assert_array_equal(together, backwards)
     assert augment_jit._cache_size() <= before + 1
