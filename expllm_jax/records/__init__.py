@@ -10,6 +10,7 @@ to pixels.
 from __future__ import annotations
 
 from expllm_jax.records.answers import LOCATED_TASKS, TASKS, answer_of, read_answer
+from expllm_jax.records.augmentation import AugmentConfig
 from expllm_jax.records.building import BuildPlan, build_records, plan_records
 from expllm_jax.records.conversation import (
     EXPRESSION_TASKS,
@@ -86,6 +87,7 @@ __all__ = [
     "SEGMENTS",
     "STATISTICS",
     "TASKS",
+    "AugmentConfig",
     "BatchConfig",
     "BatchIterator",
     "BuildPlan",

@@ -69,6 +69,8 @@ class MixedRows:
         self.sources = tuple(sources)
         self.pad_token = sources[0].pad_token
         self.longest_row = max(source.longest_row for source in sources)
+        self.mirrors = all(source.mirrors for source in sources)
+        self.on_error = "skip" if any(source.on_error == "skip" for source in sources) else "raise"
         self.parts = tuple(
             Part(len(source), repeat, weight)
             for source, repeat, weight in zip(sources, repeats, weights or [0.0] * len(repeats), strict=True)

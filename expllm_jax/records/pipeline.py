@@ -18,11 +18,13 @@ import numpy as np
 from absl import flags
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.records.augmentation import AugmentConfig, augmented, draws, flipped, neutral_rows
 from expllm_jax.records.encode import EncodedRow
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Order, Part
 from expllm_jax.records.packing import EMPTY, SEGMENTS, Layout, PackingConfig, Plan, one_a_row
 from expllm_jax.records.pictures import check_statistics, normalise, read_picture, square
+from expllm_jax.records.reading import CorruptRecord
 from expllm_jax.records.row_shapes import choose
 
 PADDED_RECORD = EMPTY
@@ -35,6 +37,8 @@ class RowSource(Protocol):
     pad_token: int
     longest_row: tuple[int, str]  # tokens, and the id of the record that has so many
     lengths: Lengths
+    mirrors: bool  # it has the rows of mirrored pictures
+    on_error: str  # "raise", or "skip": a damaged record leaves its place empty
 
     def __len__(self) -> int: ...
 
@@ -62,6 +66,8 @@ class BatchConfig:
     process_count: int = 1  # … of how many
     picture_size: int = 224  # pixels a side, when pictures are decoded
     normalisation: str = "clip"  # "clip" or "imagenet", when pictures are decoded
+    augmentation: AugmentConfig | None = None  # of decoded pictures; its `size` is picture_size
+    augment_on: str = "host"  # "host" augments here; "device" hands over pictures and draws, for the step to do it
     threads: int = 2  # that read ahead; 0 reads in the caller's thread
     read_ahead: int = 4  # batches held ready; at least the number of threads
     workers: int = 0  # processes that read ahead, each with `threads` threads; 0: none
@@ -90,6 +96,10 @@ class BatchConfig:
              f"rows_multiple {self.rows_multiple} does not divide among {self.process_count} processes",
              "use a multiple"),
             (1 <= self.picture_size <= 4096, f"picture_size is {self.picture_size}", "use 1 to 4096"),
+            (self.augment_on in ("host", "device"), f"augment_on is {self.augment_on!r}", 'use "host" or "device"'),
+            (self.augmentation is None or self.augmentation.size == self.picture_size,
+             f"augmentation.size is {self.augmentation and self.augmentation.size}, picture_size {self.picture_size}",
+             "make them equal"),
             (0 <= self.threads <= self.read_ahead, f"threads is {self.threads}, read_ahead {self.read_ahead}",
              "use threads from 0 to read_ahead"),
             (0 <= self.workers <= 256, f"workers is {self.workers}", "use 0 to 256"),
@@ -143,7 +153,10 @@ def batches(
     `record` int32 [B] (the index in `source`, PADDED_RECORD for filling), and the picture, either as `features` [B, N,
     D] in their own dtype or as `pixels` float32 [B, size, size, 3], normalised RGB. A filling row has segment 0 and
     weight 0 throughout. With packing, `record`, `features` and `pixels` have an axis M behind B, for the pictures of a
-    row.
+    row. Augmentation on the device replaces `pixels` by `pictures` uint8 and `draws` float32 [B, (M,) K].
+
+    A picture that is drawn to be flipped comes with the row of its mirrored twin. A damaged record of a source that
+    skips such leaves its place empty; which they were shows in `record`.
 
     `get_state()` gives a small JSON-able dict, `set_state(state)` continues right there; Orbax saves it as `data`.
 
@@ -155,9 +168,17 @@ def batches(
       plan: of `plan_of`, if it is known already.
 
     Raises:
-      ExpllmError: at once, for what `plan_of` refuses, or features that are not one per record; while iterating, for a
-        picture that cannot be read.
+      ExpllmError: at once, for what `plan_of` refuses, features that are not one per record, or augmentation that
+        cannot be true; while iterating, for a picture that cannot be read.
     """
+    if config.augmentation is not None and features is not None:
+        raise ExpllmError("pictures are to be augmented, but their features are read from a file",
+                          "augment no pictures, or encode them anew in every step (cache_features=false)")  # fmt: skip
+    if config.augmentation is not None and config.augmentation.flip > 0 and not source.mirrors:
+        raise ExpllmError(
+            "pictures are to be flipped, but the records have no mirrored texts, which would call right what is left",
+            "build them with records.mirror=true, or set the augmentation's flip to 0",
+        )
     if features is not None and (features.ndim != 3 or len(features) != len(source)):
         raise ExpllmError(f"features of shape {features.shape} do not belong to {len(source)} records",
                           "compute them again for this split: one [N, D] block per record, in order")  # fmt: skip
@@ -262,47 +283,79 @@ class _Assembler:
         self._source, self._config, self._features = source, config, features
 
     def __call__(self, layout: Layout, row_length: int) -> dict[str, np.ndarray]:
-        record = layout.record.astype(np.int32)
-        shape = (len(record), row_length)
+        shape, slots = (len(layout.record), row_length), layout.record.shape
         batch = {
             "tokens": np.full(shape, self._source.pad_token, np.int32),
             "positions": np.zeros(shape, np.int32),
             "segments": np.zeros(shape, np.int32),
             "loss_weights": np.zeros(shape, np.float32),
         }
-        for line, indices in enumerate(record):
-            end = 0
-            for place, index in enumerate(indices):
-                if index == PADDED_RECORD:
-                    continue
-                row = self._source.row(int(index))
+        record = np.full(slots, PADDED_RECORD, np.int32)
+        picture = self._new_pictures(slots)
+        drawn = self._draws(layout)
+        for line in range(len(record)):
+            end = place = 0
+            for slot in np.flatnonzero(layout.record[line] != EMPTY):
+                index = int(layout.record[line, slot])
+                chance = None if drawn is None else drawn[line, slot]
+                try:
+                    row = self._source.row(index, chance is not None and bool(flipped(chance[None])[0]))
+                    self._put_picture(picture, (line, place), index, chance)
+                except CorruptRecord:
+                    if self._source.on_error == "skip":
+                        continue
+                    raise
                 here = slice(end, end + len(row))
                 for name in ("tokens", "positions", "loss_weights"):
                     batch[name][line, here] = getattr(row, name)
                 batch["segments"][line, here] = row.segments + place * SEGMENTS
-                end += len(row)
+                record[line, place] = index
+                end, place = end + len(row), place + 1
+        batch |= {"record": record, **picture}
+        if not self._config.packing.on:
+            batch |= {name: batch[name][:, 0] for name in ("record", *picture)}
+        return batch
+
+    def _new_pictures(self, slots: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Arrays for the pictures of a batch, as if no slot were used."""
+        size, augmentation = self._config.picture_size, self._config.augmentation
         if self._features is not None:
-            batch["features"] = self._gather(record)
+            return {"features": np.zeros((*slots, *self._features.shape[1:]), self._features.dtype)}
+        if augmentation is not None and self._config.augment_on == "device":
+            neutral = neutral_rows(size, int(np.prod(slots)))
+            return {
+                "pictures": np.zeros((*slots, size, size, 3), np.uint8),
+                "draws": neutral.reshape(*slots, neutral.shape[1]),
+            }
+        return {"pixels": np.zeros((*slots, size, size, 3), np.float32)}
+
+    def _put_picture(
+        self, arrays: dict[str, np.ndarray], place: tuple[int, int], index: int, chance: np.ndarray | None
+    ) -> None:
+        if self._features is not None:
+            arrays["features"][place] = self._features[index]
+            return
+        content = self._source.picture(index)
+        picture = square(read_picture(content, name=f"the picture of record {index}"), self._config.picture_size)
+        if "pictures" in arrays:
+            arrays["pictures"][place], arrays["draws"][place] = picture, chance
+        elif chance is None:
+            arrays["pixels"][place] = normalise(picture, self._config.normalisation)
         else:
-            batch["pixels"] = self._decode(record)
-        packed = self._config.packing.on
-        pictures = "features" if self._features is not None else "pixels"
-        return {
-            **batch,
-            "record": record if packed else record[:, 0],
-            pictures: batch[pictures] if packed else batch[pictures][:, 0],
-        }
+            augmented(picture, chance, self._config.normalisation, out=arrays["pixels"][place])
 
-    def _gather(self, record: np.ndarray) -> np.ndarray:
-        gathered = np.asarray(self._features[np.maximum(record, 0)])
-        gathered[record == PADDED_RECORD] = 0
-        return gathered
-
-    def _decode(self, record: np.ndarray) -> np.ndarray:
-        size = self._config.picture_size
-        pixels = np.zeros((*record.shape, size, size, 3), np.float32)
-        for place in np.argwhere(record != PADDED_RECORD):
-            index = int(record[tuple(place)])
-            picture = read_picture(self._source.picture(index), name=f"the picture of record {index}")
-            pixels[tuple(place)] = normalise(square(picture, size), self._config.normalisation)
-        return pixels
+    def _draws(self, layout: Layout) -> np.ndarray | None:
+        """What is to happen to the picture of every slot, float32 [R, M, K]. Copies of a record have their own draws."""
+        config = self._config
+        if config.augmentation is None:
+            return None
+        used = layout.record != EMPTY
+        record, key = layout.record[used], layout.copy[used] * len(self._source) + layout.record[used]
+        located, epoch = self._source.lengths.located[record], layout.epoch[used]
+        rows = neutral_rows(config.picture_size, used.size).reshape(*used.shape, -1)
+        found = rows[used]
+        for number in np.unique(epoch):
+            now = epoch == number
+            found[now] = draws(config.augmentation, config.seed, int(number), key[now], located[now])
+        rows[used] = found
+        return rows

@@ -63,7 +63,7 @@ class RecordSource:
     ) -> None:  # fmt: skip
         summary = manifest.splits[split]
         self.folder, self.split, self.manifest, self.on_error = folder, split, manifest, on_error
-        self.pad_token = manifest.pad_token
+        self.pad_token, self.mirrors = manifest.pad_token, manifest.encoding.mirror
         self.longest_row = (summary.longest_row, summary.longest_id)
         self._records = summary.records
         self._shards = [shard for shard in summary.shards if shard.records]

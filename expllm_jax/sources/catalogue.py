@@ -12,14 +12,31 @@ from types import MappingProxyType
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.sources.captions import CAPTION_DATASETS
 from expllm_jax.sources.dataset import Dataset, Layout, Problems, Reading, raise_first
 from expllm_jax.sources.expression_sets import EXPRESSION_SETS
+from expllm_jax.sources.face_task_sets import FACE_TASK_DATASETS
+from expllm_jax.sources.frame_sets import FRAME_DATASETS
+from expllm_jax.sources.interchange import INTERCHANGE_DATASETS
 from expllm_jax.sources.own_data import ANNOTATIONS, csv_table, image_folder
+from expllm_jax.sources.tfds_sets import TFDS_DATASETS
 
 _BY_ORDER: Mapping[str, Callable[[str], Dataset]] = {"imagefolder": image_folder, "csv": csv_table}
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
-    {dataset.name: dataset for dataset in (*EXPRESSION_SETS, *(make("") for make in _BY_ORDER.values()), ANNOTATIONS)}
+    {
+        dataset.name: dataset
+        for dataset in (
+            *EXPRESSION_SETS,
+            *FRAME_DATASETS,
+            *FACE_TASK_DATASETS,
+            *CAPTION_DATASETS,
+            *INTERCHANGE_DATASETS,
+            *TFDS_DATASETS,
+            *(make("") for make in _BY_ORDER.values()),
+            ANNOTATIONS,
+        )
+    }  # fmt: skip
 )
 """Name -> dataset."""
 
@@ -49,8 +66,8 @@ def find_layout(dataset: Dataset, root: Path, name: str = "") -> Layout:
         ExpllmError: there is no such folder or layout, the folder has none of the dataset's layouts (says what each of
             them needs), or has several.
     """
-    if not root.is_dir():
-        raise ExpllmError(f"{root} is no folder.", f"Give the folder that holds {dataset.title}.")
+    if not root.exists():  # a file of annotations may be named itself
+        raise ExpllmError(f"There is no {root}.", f"Give the folder that holds {dataset.title}.")
     if name:
         return dataset.layout(name)
     fitting = [layout for layout in dataset.layouts if layout.engine.detect(root)]

@@ -4,8 +4,8 @@ Shape letters: B rows, T tokens, S supervised positions of a row (static, padded
 tokens, D vision width, A micro-batches.
 
 A batch is what `records.batches` yields: `tokens positions segments` int32 [B, T], `loss_weights` float32 [B, T], and
-either `features` [B, N, D] or `pixels` [B, H, W, 3]; of rows with M pictures each, [B, M, N, D] or [B, M, H, W, 3].
-Other keys are ignored.
+either `features` [B, N, D], `pixels` [B, H, W, 3], or `pictures` uint8 [B, H, W, 3] with the `draws` [B, K] of their
+augmentation; of rows with M pictures each, all of these have an axis M behind B. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import optax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import ExpLLM, ModelDef, Params, merge
+from expllm_jax.train.augmentation import augment
 from expllm_jax.train.optimizer import Optimizer
 from expllm_jax.train.state import TrainState
 
@@ -27,7 +28,7 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Params, Params, Batch], Metrics]
 
-MODEL_INPUTS = ("tokens", "positions", "segments", "loss_weights", "features", "pixels")
+MODEL_INPUTS = ("tokens", "positions", "segments", "loss_weights", "features", "pixels", "pictures", "draws")
 
 
 class _Sums(NamedTuple):
@@ -38,7 +39,9 @@ class _Sums(NamedTuple):
     correct: jax.Array  # weight of the tokens that are the most probable ones
 
 
-def make_train_step(graphdef: ModelDef, optimizer: Optimizer, *, supervised: int, accumulate: int = 1) -> TrainStep:
+def make_train_step(
+    graphdef: ModelDef, optimizer: Optimizer, *, supervised: int, accumulate: int = 1, normalisation: str = "clip"
+) -> TrainStep:
     """Builds `train_step(state, frozen, batch, seed) -> (state, metrics)`, to be jitted with `state` donated.
 
     The loss is sum(w * nll) / sum(w) over the whole batch, in float32; with weights that sum to 1 per record it is the
@@ -51,6 +54,7 @@ def make_train_step(graphdef: ModelDef, optimizer: Optimizer, *, supervised: int
         loss NaN rather than dropping some.
       accumulate: A, micro-batches whose gradients are added up, weighted by their loss weights, before the update;
         divides the batch. Same result as 1 but for rounding and the draw of dropout, with activations of B/A rows.
+      normalisation: of `pictures`, if the batch has those instead of normalised `pixels`.
 
     Returns:
       The function; its metrics are float32 scalars `loss`, `grad_norm` (before clipping) and `learning_rate`.
@@ -59,7 +63,7 @@ def make_train_step(graphdef: ModelDef, optimizer: Optimizer, *, supervised: int
         raise ExpllmError(f"accumulate is {accumulate}, supervised is {supervised}", "both must be 1 or more")
 
     def sums_of(params: Params, frozen: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, _Sums]:
-        sums = _sums(graphdef, {**params, **frozen}, batch, supervised, key)
+        sums = _sums(graphdef, {**params, **frozen}, batch, supervised, key, normalisation)
         return sums.nll, sums
 
     gradient = jax.grad(sums_of, has_aux=True)
@@ -110,10 +114,17 @@ def _micro_batches(x: jax.Array, accumulate: int) -> jax.Array:
     return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
 
 
-def _sums(graphdef: ModelDef, params: Params, batch: Batch, supervised: int, key: jax.Array | None) -> _Sums:
+def _sums(
+    graphdef: ModelDef,
+    params: Params,
+    batch: Batch,
+    supervised: int,
+    key: jax.Array | None,
+    normalisation: str = "clip",
+) -> _Sums:
     model = merge(graphdef, params)
     tower_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-    features_BMND = _features(model, batch, tower_key)
+    features_BMND = _features(model, batch, tower_key, normalisation)
     h_BTE = model(batch["tokens"], batch["positions"], batch["segments"], features_BMND, dropout_key=decoder_key)
     where_BS, weights_BS, complete = _supervised(batch["loss_weights"], supervised)
     targets_BS = jnp.take_along_axis(batch["tokens"], where_BS, 1)
@@ -127,16 +138,17 @@ def _sums(graphdef: ModelDef, params: Params, batch: Batch, supervised: int, key
     )
 
 
-def _features(model: ExpLLM, batch: Batch, key: jax.Array | None) -> jax.Array:
+def _features(model: ExpLLM, batch: Batch, key: jax.Array | None, normalisation: str) -> jax.Array:
     """Tower features of every picture of every row, [B, M, N, D] float32; a row with one picture needs no axis M."""
     if "features" in batch:
         features = batch["features"].astype(jnp.float32)
         return features if features.ndim == 4 else features[:, None]
-    pixels = batch["pixels"]
-    if pixels.ndim == 4:
-        return model.encode(pixels, dropout_key=key)[:, None]
-    B, M = pixels.shape[:2]  # all pictures of all rows go through the tower together
-    features_XND = model.encode(pixels.reshape(B * M, *pixels.shape[2:]), dropout_key=key)
+    given = batch["pictures"] if "pictures" in batch else batch["pixels"]
+    B, (M, *picture) = len(given), given.shape[1:] if given.ndim == 5 else (1, *given.shape[1:])
+    pixels = given.reshape(B * M, *picture)  # all pictures of all rows go through the tower together
+    if "pictures" in batch:
+        pixels = augment(pixels, batch["draws"].reshape(B * M, -1), normalisation)
+    features_XND = model.encode(pixels, dropout_key=key)
     return features_XND.reshape(B, M, *features_XND.shape[1:])
 
 

@@ -7,6 +7,7 @@ import pytest
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, write_annotations
 from expllm_jax.sources import DATASETS, find_dataset, find_layout, read_dataset, unchecked_notice
+from expllm_jax.sources.expression_sets import EXPRESSION_SETS
 from tests.sources.trees import FOLDERS, TABLES, put_picture, put_pictures
 
 TREES = TABLES | FOLDERS
@@ -23,7 +24,8 @@ def test_the_layout_of_every_tree_is_found(name, tmp_path):
 def test_there_is_a_tree_for_every_layout_that_reads_labels():
     trees = {(tree.dataset.partition(":")[0], tree.layout) for tree in TREES.values()}
     elsewhere = {("raf-db", "original"), ("fer2013", "csv"), ("annotations", "jsonl")}  # tested by name
-    for dataset in DATASETS.values():
+    own = [DATASETS[name] for name in ("imagefolder", "csv", "annotations")]
+    for dataset in (*EXPRESSION_SETS, *own):  # test_frame_and_face_sets.py has trees of the others
         if dataset.name != "affectnet-7":  # the layouts of "affectnet"
             for layout in dataset.layouts:
                 assert (dataset.name, layout.name) in trees | elsewhere
