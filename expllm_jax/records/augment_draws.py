@@ -4,7 +4,7 @@ The numbers come from Philox4x64-10 (Salmon et al. 2011, "Parallel random number
 which is a pure function of a key and a counter: the key is (seed, epoch), the counter (place of the quantity, key of
 the record). Nothing is carried from one record to the next, so batches, workers and hosts do not matter, and integer
 arithmetic gives the same on every platform. It is the generator of `numpy.random.Philox`, whose raw output the tests
-compare it with; NumPy's class costs some 10 µs a key, this about 0.02 µs a block of four numbers.
+compare it with; NumPy's class costs some 8 µs a record, this 0.01 µs a block of four numbers.
 
 The compiled functions call none of another file: Numba's cache of a function notices a change in its own file only.
 """
