@@ -98,11 +98,11 @@ def augmented(
 
     for operation in COLOUR_ORDERS[int(value[Column.COLOUR_ORDER])]:
         if operation == 0 and value[Column.BRIGHTNESS] != 1:
-            picture_kernels.brighten(current, row[Column.BRIGHTNESS])
+            picture_kernels.brighten(current, np.float32(value[Column.BRIGHTNESS]))
         elif operation == 1 and value[Column.CONTRAST] != 1:
-            picture_kernels.contrast(current, row[Column.CONTRAST])
+            picture_kernels.contrast(current, np.float32(value[Column.CONTRAST]))
         elif operation == 2 and value[Column.SATURATION] != 1:
-            picture_kernels.saturate(current, row[Column.SATURATION])
+            picture_kernels.saturate(current, np.float32(value[Column.SATURATION]))
         elif operation == 3 and value[Column.HUE] != NO_HUE:
             picture_kernels.shift_hue(current, int(value[Column.HUE]))
     if value[Column.GREY]:

@@ -8,7 +8,7 @@ affine map pick single pixels (gathers), since nearest neighbours have no separa
 What differs from the CPU's pictures: where resizing or blur ends on the edge between two levels, the sum may fall to
 the other side (one level; sums on an edge are frequent where the crop's sides are simple fractions of S); and where a
 turned pixel's centre falls closer than 2^-15 of a pixel to the edge between two source pixels, the other one may be
-taken (any number of levels, one pixel in some 100,000). Flip, colours and grey are equal to the last bit where float32
+taken (any number of levels, one pixel in some 50,000). Flip, colours and grey are equal to the last bit where float32
 divisions are rounded correctly (CPU; not promised by every accelerator, where a hue may then come out one 255th
 further). The tests hold the mean difference of all pictures under 0.01 levels, that of each under 0.2.
 

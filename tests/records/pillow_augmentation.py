@@ -1,6 +1,6 @@
 """The same rows of draws done with Pillow, as torchvision calls it on PIL pictures: what the compiled code is held to.
 
-Each function is the operation of that name in torchvision's PIL backend (`_functional_pil.py`, read in 0.2x), written
+Each function is the operation of that name in torchvision's PIL backend (its `functional_pil.py`), written
 against Pillow's and SciPy's public interfaces only.
 """
 

@@ -102,6 +102,19 @@ def test_one_program_serves_all_draws(pictures):
     assert augment_jit._cache_size() <= before + 1
 
 
+def test_matrix_products_keep_whole_levels(pictures):
+    """CPUs ignore it, but elsewhere products of float32 are computed in fewer digits unless told otherwise."""
+    products = [
+        equation
+        for equation in jax.make_jaxpr(augment)(pictures, drawn()).jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    assert len(products) == 2
+    assert {precision for product in products for precision in product.params["precision"]} == {
+        jax.lax.Precision.HIGHEST
+    }
+
+
 @pytest.mark.parametrize(
     "pictures, rows, named",
     [
