@@ -10,6 +10,7 @@ its own: launch/lock/beam.txt.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import Annotation
 from expllm_jax.records.building import BuildPlan, Face, ShardBuilder, ShardJob, in_order, plan_records
 from expllm_jax.records.encode import RecordEncoder
 from expllm_jax.records.manifest import Manifest
@@ -27,8 +29,8 @@ _Done = tuple[tuple[str, int], Shard]
 
 
 class BuildRecords(beam.PTransform):
-    """A plan → the manifest of its records folder, one element. To be applied to a pipeline, once
-    `plan.builder.staging.begin(encoder)` has stored the encoder for the workers.
+    """A plan → the manifest of its records folder, one element. To be applied to a pipeline, once `store_plan` has
+    written down what the workers need.
     """
 
     def __init__(self, plan: BuildPlan) -> None:
@@ -37,9 +39,10 @@ class BuildRecords(beam.PTransform):
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         plan = self._plan
+        # Annotations travel by file: a pipeline that carries them itself is soon larger than a runner accepts.
         shards = (
             pipeline
-            | "Jobs" >> beam.Create(plan.jobs)
+            | "Jobs" >> beam.Create([str(_job_path(plan, job)) for job in plan.jobs])
             | "To all workers" >> beam.Reshuffle()
             | "Write shards" >> beam.ParDo(_WriteShard(plan.builder))
         )
@@ -48,6 +51,15 @@ class BuildRecords(beam.PTransform):
             | "Once" >> beam.Create([plan.splits])
             | "Finish" >> beam.Map(_finish, plan.builder, len(plan.jobs), beam.pvalue.AsList(shards))
         )
+
+
+def store_plan(plan: BuildPlan, encoder: RecordEncoder) -> None:
+    """Writes the encoder and the jobs where the folder is built. Raises OSError."""
+    plan.builder.staging.begin(encoder)
+    for job in plan.jobs:
+        faces = [[annotation.to_json(), path] for annotation, path in job.faces]
+        described = {"split": job.split, "number": job.number, "faces": faces}
+        _job_path(plan, job).write_text(json.dumps(described), encoding="utf-8")
 
 
 def build_records_with_beam(
@@ -67,7 +79,7 @@ def build_records_with_beam(
     plan = plan_records(folder, splits, encoder, on_error=on_error, overwrite=overwrite, shard_records=shard_records)
     staging = plan.builder.staging
     with staging.file_errors(), staging.locked():
-        staging.begin(encoder)
+        store_plan(plan, encoder)
         try:
             with beam.Pipeline(options=options) as pipeline:
                 pipeline | BuildRecords(plan)
@@ -78,7 +90,7 @@ def build_records_with_beam(
 
 
 class _WriteShard(beam.DoFn):
-    """ShardJob → _Done."""
+    """The path of a stored job → _Done."""
 
     def __init__(self, builder: ShardBuilder) -> None:
         super().__init__()
@@ -87,8 +99,19 @@ class _WriteShard(beam.DoFn):
     def setup(self) -> None:
         self._encoder = self._builder.encoder()
 
-    def process(self, job: ShardJob) -> Iterator[_Done]:
+    def process(self, path: str) -> Iterator[_Done]:
+        job = _stored_job(Path(path))
         yield (job.split, job.number), self._builder.do(job, self._encoder)
+
+
+def _job_path(plan: BuildPlan, job: ShardJob) -> Path:
+    return plan.builder.staging.jobs / f"{job.split}-{job.number:05d}.job"
+
+
+def _stored_job(path: Path) -> ShardJob:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    faces = tuple((Annotation.from_json(annotation), picture) for annotation, picture in fields["faces"])
+    return ShardJob(fields["split"], fields["number"], faces)
 
 
 def _finish(splits: tuple[str, ...], builder: ShardBuilder, jobs: int, shards: Iterable[_Done]) -> Manifest:

@@ -33,6 +33,7 @@ Face = tuple[Annotation, str | Path]
 ON_ERROR = ("raise", "skip")
 
 _SMALLEST_SHARD = 512  # records; a second or so of work, and as much is lost to a kill
+_WORTH_A_PROCESS = 2048  # faces that are encoded in about the time that starting a process takes
 _MOST_SHARDS = 512  # of a split: a reader may hold every file open
 
 
@@ -56,8 +57,8 @@ def build_records(
       folder: where they go; its parent is made if need be. One writer at a time.
       splits: name (letters, digits, "_") → (annotation, picture file). A record's id is `annotation.picture`.
       encoder: makes the rows; its template and tokenizer are stored with them.
-      workers: processes; 0 is as many as there are processors to run on. With more than one, the calling script needs
-        its `if __name__ == "__main__":`, since the workers are spawned.
+      workers: processes; 0 is as many as there are processors to run on and enough faces for. With more than one, the
+        calling script needs its `if __name__ == "__main__":`, since the workers are spawned.
       on_error: "raise" stops at the first face that cannot be encoded; "skip" leaves such faces out, counts them in the
         manifest and lists them in skipped.jsonl.
       overwrite: replaces a records folder that is there already (only one with a manifest).
@@ -75,7 +76,8 @@ def build_records(
     staging, total = plan.builder.staging, sum(len(job.faces) for job in plan.jobs)
     with staging.file_errors(), staging.locked():
         staging.begin(encoder)
-        workers = min(workers or len(os.sched_getaffinity(0)), len(plan.jobs))
+        usual = min(len(os.sched_getaffinity(0)), -(-total // _WORTH_A_PROCESS))
+        workers = min(workers or usual, len(plan.jobs))
         shards: dict[tuple[str, int], Shard] = {}
         done = 0
         for job, shard in _in_turn(plan, encoder) if workers == 1 else _in_parallel(plan, workers):

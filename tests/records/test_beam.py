@@ -50,7 +50,7 @@ def test_a_bad_picture_is_named_or_skipped(splits, encoder, tmp_path):
     with pytest.raises(ExpllmError, match="bad.png"):
         build_records_with_beam(tmp_path / "faces", {"train": faces}, encoder, options=options, shard_records=4)
     assert not (tmp_path / "faces").exists()
-    finished = list((tmp_path / ".faces.partial" / "jobs").iterdir())
+    finished = list((tmp_path / ".faces.partial" / "jobs").glob("*.json"))
     manifest = build_records_with_beam(
         tmp_path / "faces", {"train": faces[:-1]}, encoder, options=options, shard_records=4
     )
