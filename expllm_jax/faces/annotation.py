@@ -15,8 +15,9 @@ from expllm_jax.faces.expressions import EXPRESSIONS
 from expllm_jax.faces.mappings import check_intensities
 from expllm_jax.faces.units import vocabulary
 
-LANDMARKS = 68
-"""How many points a face has in the 300-W (iBUG) layout."""
+LANDMARKS: tuple[int, ...] = (5, 68)
+"""How many points a face may have. 68: the 300-W (iBUG) layout. 5: left eye, right eye, nose tip, left and right mouth
+corner, left and right as seen in the picture (CelebA's order)."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,23 @@ class Annotation:
     Mappings are copied on the way in; treat them as read-only. Coordinates are pixels of the picture as stored, x to
     the right, y downwards.
 
+    A unit that a vocabulary's mapping leaves out is unknown; 0.0 says that it is known to be absent.
+
     Raises:
         ExpllmError: the expression, a vocabulary or a code is unknown, an intensity is outside 0 to 1, there are
-            landmarks but not 68 of them, or the face box is not four numbers with a positive width and height.
+            landmarks but neither 5 nor 68 of them, or the face box is not four numbers with a positive width and
+            height.
     """
 
     picture: str  # path of the picture, relative to the folder of the annotations file
     expression: str | None = None  # one of EXPRESSIONS; None if unlabelled
     units: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # vocabulary name -> code -> 0 to 1
     cot: str | None = None  # the reasoning text, None before the engine has written it
+    caption: str | None = None  # free text that describes the picture, None where it has none
     identity: str = ""  # who it is, as an opaque id; one identity never lies in two splits
     split: str = ""  # "train", "clean", "mild", "hard", ...
     attributes: Mapping[str, str | float] = field(default_factory=dict)  # age group, light, pose, ...
-    landmarks: tuple[tuple[float, float], ...] = ()  # 68 points (x, y), or none
+    landmarks: tuple[tuple[float, float], ...] = ()  # 5 or 68 points (x, y), or none
     face_box: tuple[float, ...] = ()  # (x, y, width, height), or ()
     provenance: Mapping[str, str] = field(default_factory=dict)  # where picture, label and text come from
 
@@ -51,10 +56,13 @@ class Annotation:
             )
         for name, units in self.units.items():
             check_intensities(units, vocabulary(name))
-        if len(self.landmarks) not in (0, LANDMARKS) or any(len(point) != 2 for point in self.landmarks):
+        if self.landmarks and len(self.landmarks) not in LANDMARKS:
             raise ExpllmError(
-                f"{self.picture} has {len(self.landmarks)} landmarks.", f"Give {LANDMARKS} points (x, y), or none."
+                f"{self.picture} has {len(self.landmarks)} landmarks.", "Give 5 or 68 points (x, y), or none."
             )
+        for point in self.landmarks:
+            if len(point) != 2:
+                raise ExpllmError(f"{self.picture} has the landmark {point!r}.", "A landmark is a pair (x, y).")
         if self.face_box and not (len(self.face_box) == 4 and self.face_box[2] > 0 and self.face_box[3] > 0):
             raise ExpllmError(
                 f"{self.picture} has the face box {tuple(self.face_box)}.",
@@ -107,6 +115,7 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "expression": _OPTIONAL_TEXT,
     "units": Mapping,
     "cot": _OPTIONAL_TEXT,
+    "caption": _OPTIONAL_TEXT,
     "identity": str,
     "split": str,
     "attributes": Mapping,

@@ -27,7 +27,8 @@ ANNOTATIONS = st.builds(
     identity=TEXT,
     split=st.sampled_from(("", "train", "clean", "hard")),
     attributes=st.dictionaries(TEXT, TEXT | st.floats(-1e6, 1e6)),
-    landmarks=st.sampled_from(((), tuple((float(i), i / 3) for i in range(68)))),
+    caption=st.none() | TEXT,
+    landmarks=st.sampled_from([tuple((float(i), i / 3) for i in range(points)) for points in (0, 5, 68)]),
     face_box=st.sampled_from(((), (1, 2, 30, 40))),
     provenance=st.dictionaries(TEXT, TEXT),
 )
@@ -77,6 +78,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ('{"picture": "a", "units": {"faces": {}}}', r"line 3: .*'faces'"),
         ('{"picture": 7}', r"line 3: .*'picture' .* 7"),
         ('{"picture": "a", "landmarks": [[1, 2]]}', r"line 3: .*1 landmarks"),
+        ('{"picture": "a", "landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9]]}', r"line 3: .*landmark \[9\]"),
+        ('{"picture": "a", "caption": 7}', r"line 3: .*'caption' .* 7"),
         ('{"picture": "a", "face_box": [1, 2, 0, 4]}', r"line 3: .*face box"),
     ],
 )

@@ -1,0 +1,126 @@
+"""The label table: text with a row for every picture, in one file or in one for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import join
+
+from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import Annotation
+from expllm_jax.sources.claims import Claims
+from expllm_jax.sources.columns import Columns, LeftOut, Row
+from expllm_jax.sources.dataset import Reading
+from expllm_jax.sources.listing import Listing, inside
+from expllm_jax.sources.side_files import MoreColumns, joined
+from expllm_jax.sources.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable(Columns):
+    """A table of labels, as a declaration; `Columns` has the readers of its cells.
+
+    ``picture`` makes the path of the picture from a row, relative to the base, as a format string over column names
+    (and "split") or as a function; an empty result leaves the row out. Paths that lead out of the folder are refused.
+
+    All files are read even where one split is asked for: a picture that another split names is not one that nobody
+    labelled, and one that two splits name is a leak. Files of splits that are not asked for may be absent.
+    """
+
+    files: Mapping[str, str]  # label file, relative to the base -> its split; "" where `split` says
+    table: Table
+    picture: str | Callable[[Row], str]
+    split: Callable[[Row], str] | None = None  # of a row, where one file holds several splits
+    split_names: tuple[str, ...] = ()  # those that `split` gives
+    picture_folder: str | None = None  # every picture in it has a row; None: in the folders that rows name
+    beside: tuple[MoreColumns, ...] = ()  # files with further columns
+    bases: tuple[str, ...] = ("",)  # folders that the dataset's folder may be; the first with a label file is it
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits it knows of; empty where a column names them."""
+        return self.split_names if self.split else tuple(dict.fromkeys(self.files.values()))
+
+    @property
+    def looks_for(self) -> str:
+        """The files that it needs, in words."""
+        files = " and ".join(self.files)
+        inner = [base for base in self.bases if base]
+        return f"{files} (here or in {' or '.join(inner)}/)" if inner else files
+
+    def detect(self, root: Path) -> bool:
+        """Whether a label file is there."""
+        return self._base(root) is not None
+
+    def _base(self, root: Path) -> str | None:
+        return next((base for base in self.bases if any((root / base / file).is_file() for file in self.files)), None)
+
+    def read(self, reading: Reading) -> Iterator[Annotation]:
+        """Streams the annotations in the order of the files and their rows."""
+        base = self._base(reading.root)
+        if base is None:
+            base = self.bases[0]  # the missing files are reported from there
+        listing = Listing(reading.root)
+        claims = Claims(listing)
+        more = joined(self.beside, reading, base, listing)
+        complete = True
+        # Splits that nobody asked for come first: then a picture in two splits is told of where it is asked for.
+        for file, split in sorted(
+            self.files.items(), key=lambda item: reading.wants(item[1]) or self.split is not None
+        ):
+            if self.split is None and not reading.wants(split):
+                complete &= self._note(reading, claims, base, file, split)
+            else:
+                yield from self._read_file(reading, claims, more, base, file, split)
+        if complete:
+            folder = None if self.picture_folder is None else join(base, self.picture_folder)
+            unclaimed = claims.unclaimed(folder)
+            if unclaimed is not None:
+                reading.problems(unclaimed)
+
+    def _note(self, reading: Reading, claims: Claims, base: str, file: str, split: str) -> bool:
+        """Remembers the pictures of a file that nobody asked for; False if it is not there or cannot be read."""
+        if not (reading.root / base / file).is_file():
+            return False
+        unread: list[ExpllmError] = []
+        for line, row in self.table.rows(reading.root / base / file, unread.append):
+            try:
+                claims.note(self._picture(row, base, split), join(base, file), line)
+            except (ExpllmError, LeftOut) as error:
+                if isinstance(error, ExpllmError):
+                    unread.append(error)
+        return not unread
+
+    def _read_file(
+        self, reading: Reading, claims: Claims, more: Callable[[Row], Row], base: str, file: str, split: str
+    ) -> Iterator[Annotation]:
+        path, name = reading.root / base / file, join(base, file)
+        for line, row in self.table.rows(path, reading.problems):
+            try:
+                row_split = self.split(row) if self.split else split
+                picture = self._picture(row, base, row_split)
+                if not reading.wants(row_split):
+                    claims.note(picture, name, line)
+                    continue
+                claims.claim(picture, name, line)
+                expression = self.label(row)
+                yield self.annotation(
+                    more(row) if self.beside else row,
+                    picture=picture,
+                    split=row_split,
+                    expression=expression,
+                    provenance={**reading.provenance, "label_file": name, "line": str(line)},
+                )
+            except LeftOut as why:
+                reading.left_out[str(why)] += 1
+            except ExpllmError as error:
+                reading.problems(ExpllmError(f"{path}, line {line}: {error.problem}", error.remedy))
+
+    def _picture(self, row: Row, base: str, split: str) -> str:
+        if isinstance(self.picture, str):
+            path = self.picture.format_map({**row, "split": split})
+        else:
+            path = self.picture(row)
+        path = inside(path)
+        return join(base, path) if base else path

@@ -1,0 +1,90 @@
+"""Which files there are: each folder is listed once, however many pictures are asked about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from posixpath import join, split
+
+from expllm_jax.errors import ExpllmError
+
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
+# What file managers leave behind; they say nothing about a dataset.
+_LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name ends as pictures do."""
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+
+
+def inside(path: str) -> str:
+    """The same relative path, without "." parts and doubled slashes.
+
+    Raises:
+        ExpllmError: the path is empty, absolute, or leads out of the dataset's folder.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith(("/", "\\")) or path[1:3] in (":\\", ":/"):
+        raise ExpllmError(f"The path {path!r} is absolute.", "Paths are relative to the dataset's folder.")
+    if ".." in parts or ".." in path.split("\\"):
+        raise ExpllmError(f"The path {path!r} leads out of the dataset's folder.", "Remove its '..'.")
+    if not parts:
+        raise ExpllmError("The path of the picture is empty.", "Give the picture's name.")
+    return "/".join(parts)
+
+
+class Listing:
+    """The files and folders below a root, listed on demand and remembered. Hidden ones do not count."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {}
+
+    def _list(self, folder: str) -> tuple[frozenset[str], tuple[str, ...]]:
+        known = self._known.get(folder)
+        if known is None:
+            files, folders = [], []
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    for entry in entries:
+                        if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
+                            (folders if entry.is_dir() else files).append(entry.name)
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # no such folder holds no such file
+            except OSError as error:
+                raise ExpllmError(
+                    f"Cannot list {self.root / folder}: {error.strerror}.", "Check its rights."
+                ) from error
+            known = self._known[folder] = frozenset(files), tuple(sorted(folders))
+        return known
+
+    def files(self, folder: str) -> frozenset[str]:
+        """Names of the files directly in a folder; empty if there is no such folder."""
+        return self._list(folder)[0]
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """Names of the folders directly in a folder, in order."""
+        return self._list(folder)[1]
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        folder, name = split(path)
+        return name in self._list(folder)[0]
+
+    def pictures_in(self, folder: str) -> list[str]:
+        """Paths of the pictures directly in a folder, in order."""
+        return [join(folder, name) for name in sorted(self.files(folder)) if is_picture(name)]
+
+    def pictures(self, folder: str) -> Iterator[str]:
+        """Paths of all pictures in a folder and the folders below it, in order."""
+        yield from self.pictures_in(folder)
+        for name in self.folders(folder):
+            yield from self.pictures(join(folder, name))
+
+
+def first_of(names: list[str], most: int = 5) -> str:
+    """A list for a message: the first few names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
