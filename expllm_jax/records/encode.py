@@ -178,6 +178,7 @@ class Record:
     picture: bytes
     annotation: Annotation
     row: EncodedRow
+    mirrored: EncodedRow | None = None  # the row of the mirrored picture; None where it equals `row`
 
 
 @dataclass(frozen=True)
