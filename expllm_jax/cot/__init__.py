@@ -2,7 +2,8 @@
 
 ``write_parts`` and ``HEADINGS`` give the form; ``parse_cot`` reads a text strictly and raises ``UnparsableAnswer``
 where it leaves the form; ``stated_units`` says which action units a text claims. The words are in one table
-(``MOVEMENTS``, ``BANDS``), so that what is written with them is read back as it was meant.
+(``MOVEMENTS``, ``BANDS``), so that what is written with them is read back as it was meant. ``mirror_text`` turns a text
+round with its picture.
 """
 
 from expllm_jax.cot.bands import BAND_WORDS, BANDS, STATED_FROM, Band, band, band_of, band_of_word
@@ -18,6 +19,7 @@ from expllm_jax.cot.grammar import (
     write_parts,
 )
 from expllm_jax.cot.lexicon import MOVEMENTS, Movement, codes_of_movements, movement_of
+from expllm_jax.cot.mirror import mirror_text
 from expllm_jax.cot.statements import ParsedCot, Statement, find_statements, parse_cot, stated_units
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "codes_of_movements",
     "concluded_expression",
     "find_statements",
+    "mirror_text",
     "movement_of",
     "named_expressions",
     "parse_cot",

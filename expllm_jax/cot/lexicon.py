@@ -97,6 +97,14 @@ MOVEMENTS: Mapping[str, Movement] = MappingProxyType(
             _movement("mouth stretch, stretching of the mouth", "mouth: stretched open, mouth: stretched"),
             _movement("jaw slide, sideways slide of the jaw"),
             _movement("jaw thrust, forward thrust of the jaw", "jaw: thrust forward, jaw: pushed forward"),
+            _movement("nasolabial deepening, deepening of the nasolabial fold", "nasolabial fold: deepened"),
+            _movement("sharp lip pull, sharp upward pull of the lips", "lips: pulled up sharply"),
+            _movement("tongue show, showing of the tongue", "tongue: shown, tongue: stuck out"),
+            _movement("lip bite, biting of the lips", "lips: bitten", "lip biting"),
+            _movement(
+                "nostril dilation, flaring of the nostrils", "nostrils: flared, nostrils: dilated", "nostril flare"
+            ),
+            _movement("nostril compression, narrowing of the nostrils", "nostrils: narrowed, nostrils: compressed"),
         )
     }
 )
@@ -133,6 +141,14 @@ _CODES: dict[str, dict[str, tuple[str, ...]]] = {
         "chin raise": ("AU17",),
         "jaw drop": ("AU26",),
         "mouth stretch": ("AU27",),
+        "jaw thrust": ("AU29",),
+        "jaw slide": ("AU30",),
+        "nasolabial deepening": ("AU11",),
+        "sharp lip pull": ("AU13",),
+        "tongue show": ("AU19",),
+        "lip bite": ("AU32",),
+        "nostril dilation": ("AU38",),
+        "nostril compression": ("AU39",),
     },
     FEAFA_24.name: {
         "brow raise": ("FEAFA7", "FEAFA8"),

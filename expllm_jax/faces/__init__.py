@@ -1,31 +1,85 @@
 """What a face says: expressions, action units, their intensities, and the ``Annotation`` that carries them.
 
 Start with ``EXPRESSIONS`` and ``FACS``; ``PROTOTYPES`` ties the two together, ``facs_from_arkit`` and its relatives
-translate between vocabularies, and ``read_annotations`` opens a file of annotated pictures. Nothing here
-knows of models or needs more than the standard library.
+translate between vocabularies, ``mirrored`` says what is true of a flipped picture, and ``read_annotations`` opens a
+file of annotated pictures. What data sets write (label numbers, codes of attributes, sets of units) is registered here
+too. Nothing here knows of models or needs more than NumPy.
 """
 
 from expllm_jax.faces.annotation import Annotation, read_annotations, write_annotations
-from expllm_jax.faces.expressions import BASIC_7, EXPRESSIONS, LABEL_ORDERS, expression_of
-from expllm_jax.faces.intensity import grade_of, is_active, letter_of, value_of_grade, value_of_letter
+from expllm_jax.faces.attributes import (
+    CELEBA_40,
+    CODEBOOKS,
+    FAIRFACE_AGE,
+    FAIRFACE_GENDER,
+    FAIRFACE_RACE,
+    RAFDB_AGE,
+    RAFDB_GENDER,
+    RAFDB_RACE,
+    UTKFACE_GENDER,
+    UTKFACE_RACE,
+    celeba_attributes,
+    decoded,
+    head_pose,
+)
+from expllm_jax.faces.expressions import (
+    BASIC_7,
+    EXPRESSIONS,
+    LABEL_ORDERS,
+    LABEL_WORDS,
+    NOT_EXPRESSIONS,
+    expression_of,
+    expression_word,
+)
+from expllm_jax.faces.intensity import (
+    BINARISATIONS,
+    SCALES,
+    Scale,
+    binarise,
+    grade_of,
+    is_active,
+    letter_of,
+    value_of_grade,
+    value_of_letter,
+    value_on,
+)
+from expllm_jax.faces.label_evidence import OrderEvidence, label_order_evidence
 from expllm_jax.faces.mappings import (
+    FACS_OF_FEAFA,
     JAW_DROP_LIMIT,
     arkit_from_facs,
     check_intensities,
     facs_from_arkit,
+    facs_from_feafa,
+    facs_from_opengraphau,
     feafa_from_arkit,
 )
+from expllm_jax.faces.mirror import MIRRORED_5, MIRRORED_68, mirrored, mirrored_units
 from expllm_jax.faces.prototypes import (
+    ASSOCIATIONS,
     ONE_SIDED,
     PROTOTYPES,
     SOURCED_UNITS,
+    Association,
     associated_expressions,
     prototype_units,
+)
+from expllm_jax.faces.regions import LANDMARK_REGIONS, LandmarkRegion, region_centres
+from expllm_jax.faces.unit_sets import (
+    BP4D_12,
+    DISFA_8,
+    DISFA_12,
+    FABA_12,
+    FABA_20,
+    UNIT_SETS,
+    unit_vector,
+    units_of_vector,
 )
 from expllm_jax.faces.units import (
     ARKIT_52,
     FACS,
     FEAFA_24,
+    OPENGRAPHAU_41,
     REGIONS,
     RENDERED_UNITS,
     VOCABULARIES,
@@ -37,35 +91,79 @@ from expllm_jax.faces.units import (
 
 __all__ = [
     "ARKIT_52",
+    "ASSOCIATIONS",
     "BASIC_7",
+    "BINARISATIONS",
+    "BP4D_12",
+    "CELEBA_40",
+    "CODEBOOKS",
+    "DISFA_12",
+    "DISFA_8",
     "EXPRESSIONS",
+    "FABA_12",
+    "FABA_20",
     "FACS",
+    "FACS_OF_FEAFA",
+    "FAIRFACE_AGE",
+    "FAIRFACE_GENDER",
+    "FAIRFACE_RACE",
     "FEAFA_24",
     "JAW_DROP_LIMIT",
     "LABEL_ORDERS",
+    "LABEL_WORDS",
+    "LANDMARK_REGIONS",
+    "MIRRORED_5",
+    "MIRRORED_68",
+    "NOT_EXPRESSIONS",
     "ONE_SIDED",
+    "OPENGRAPHAU_41",
     "PROTOTYPES",
+    "RAFDB_AGE",
+    "RAFDB_GENDER",
+    "RAFDB_RACE",
     "REGIONS",
     "RENDERED_UNITS",
+    "SCALES",
     "SOURCED_UNITS",
+    "UNIT_SETS",
+    "UTKFACE_GENDER",
+    "UTKFACE_RACE",
     "VOCABULARIES",
     "ActionUnit",
     "Annotation",
+    "Association",
+    "LandmarkRegion",
+    "OrderEvidence",
+    "Scale",
     "Side",
     "Vocabulary",
     "arkit_from_facs",
     "associated_expressions",
+    "binarise",
+    "celeba_attributes",
     "check_intensities",
+    "decoded",
     "expression_of",
+    "expression_word",
     "facs_from_arkit",
+    "facs_from_feafa",
+    "facs_from_opengraphau",
     "feafa_from_arkit",
     "grade_of",
+    "head_pose",
     "is_active",
+    "label_order_evidence",
     "letter_of",
+    "mirrored",
+    "mirrored_units",
     "prototype_units",
     "read_annotations",
+    "region_centres",
+    "unit_vector",
+    "units_of_vector",
     "value_of_grade",
     "value_of_letter",
+    "value_on",
     "vocabulary",
     "write_annotations",
 ]

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
 
 from expllm_jax.errors import ExpllmError
 
 LETTERS = "ABCDE"
 """FACS: A trace, B slight, C marked or pronounced, D severe or extreme, E maximum; DISFA's 1 to 5. Absent is ""."""
+
+
+Scale = Literal["unit", "grade", "letter"]
+SCALES: tuple[Scale, ...] = ("unit", "grade", "letter")
+"""0 to 1, 0 to 5, and A to E with "" for absent."""
+
+BINARISATIONS: Mapping[str, int] = MappingProxyType(
+    {
+        "me-graphau": 2,
+        "py-feat": 2,
+        "opengraphau": 1,
+        "disfa": 1,
+        "ck+": 2,  # OpenGraphAU's rule for CK+ says "more than 1", which on whole grades is the same
+    }
+)
+"""Who binarises from which grade on. F1 scores across different grades are not comparable, so there is no default."""
 
 
 def grade_of(value: float) -> int:
@@ -58,3 +77,48 @@ def is_active(value: float, *, at_least: int) -> bool:
     ``at_least`` is a grade and has no default: published F1 scores use 1 or 2 and are not comparable across the two.
     """
     return grade_of(value) >= at_least
+
+
+def value_on(scale: Scale, value: float | str) -> float:
+    """An intensity of any of SCALES -> 0 to 1.
+
+    Raises:
+        ExpllmError: there is no such scale, or the value is not on it.
+    """
+    if scale not in SCALES:
+        raise ExpllmError(f"There is no scale of intensity called {scale!r}.", f"Use one of {', '.join(SCALES)}.")
+    if isinstance(value, str) != (scale == "letter"):
+        raise ExpllmError(
+            f"{value!r} is no intensity on the scale {scale!r}.", "Give letters as text, numbers as such."
+        )
+    if isinstance(value, str):
+        return value_of_letter(value)
+    if scale == "grade":
+        return value_of_grade(value)
+    if not 0.0 <= value <= 1.0:
+        raise ExpllmError(f"{value} is no intensity.", "Intensities run from 0 (absent) to 1 (maximal).")
+    return float(value)
+
+
+def binarise(value: float | str, scale: Scale, *, at_least: int | str) -> bool:
+    """Whether an intensity counts as present.
+
+    Values between two grades count as the nearest, as in :func:`grade_of`.
+
+    Args:
+        value: an intensity on the scale.
+        scale: one of SCALES.
+        at_least: the grade from which on a unit is present, 1 to 5, or the name of a published rule in BINARISATIONS.
+            Save it with the result.
+    Raises:
+        ExpllmError: the value is not on the scale, or there is no such rule or grade.
+    """
+    if isinstance(at_least, str):
+        if at_least not in BINARISATIONS:
+            raise ExpllmError(
+                f"No binarisation is called {at_least!r}.", f"Use one of {', '.join(BINARISATIONS)}, or a grade."
+            )
+        at_least = BINARISATIONS[at_least]
+    if not 1 <= at_least <= 5:
+        raise ExpllmError(f"Units cannot be present from grade {at_least} on.", "Use a grade from 1 to 5.")
+    return is_active(value_on(scale, value), at_least=at_least)

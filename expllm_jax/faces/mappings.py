@@ -1,4 +1,5 @@
-"""Between vocabularies: ARKit coefficients to FACS and FEAFA units, and FACS units back to ARKit.
+"""Between vocabularies: ARKit coefficients to FACS and FEAFA units, FACS units back to ARKit, and the sided units of
+FEAFA and OpenGraphAU to FACS.
 
 ARKit is the common tongue because a tracker measures it and a face model is driven by it. Where a FACS unit has a
 coefficient for each side, the unit is as strong as its stronger side (FACS scores a one-sided movement at its own
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces.units import ARKIT_52, FACS, FEAFA_24, RENDERED_UNITS, Side, Vocabulary
+from expllm_jax.faces.units import ARKIT_52, FACS, FEAFA_24, OPENGRAPHAU_41, RENDERED_UNITS, Side, Vocabulary
 
 JAW_DROP_LIMIT = 0.45
 """The jawOpen at which AU26 is complete. FACS scores one of AU26 and AU27: a jaw that merely falls open, or a mouth
@@ -78,6 +80,39 @@ _ARKIT_OF_FEAFA: tuple[tuple[str, ...], ...] = (
 )
 
 
+# FACS unit -> the FEAFA units that show it; its value is the strongest one's. Read off FEAFA+'s own descriptions
+# (arXiv 2111.02751), and so that a face measured in ARKit's coefficients gets the same FACS units by way of FEAFA. The
+# jaw drop (FEAFA9) is handled apart: FACS splits it. Cheeks full of air are AU33, as for ARKit's cheekPuff.
+_FEAFA_OF_FACS: dict[str, tuple[str, ...]] = {
+    "AU1": ("FEAFA7", "FEAFA8"),
+    "AU2": ("FEAFA7", "FEAFA8"),
+    "AU4": ("FEAFA5", "FEAFA6"),
+    "AU5": ("FEAFA3", "FEAFA4"),
+    "AU43": ("FEAFA1", "FEAFA2"),
+    "AU9": ("FEAFA24",),
+    "AU33": ("FEAFA23",),
+    "AU10": ("FEAFA19",),
+    "AU12": ("FEAFA12", "FEAFA13"),
+    "AU16": ("FEAFA20",),
+    "AU18": ("FEAFA22",),
+    "AU20": ("FEAFA14", "FEAFA15"),
+    "AU28": ("FEAFA16", "FEAFA17"),
+    "AU17": ("FEAFA21",),
+    "AU29": ("FEAFA18",),
+    "AU30": ("FEAFA10", "FEAFA11"),
+}
+
+FACS_OF_FEAFA: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        feafa: tuple(code for code, names in _FEAFA_OF_FACS.items() if feafa in names)
+        if feafa != "FEAFA9"
+        else ("AU26", "AU27")
+        for feafa in FEAFA_24.codes
+    }
+)
+"""FEAFA unit -> the FACS units that it shows."""
+
+
 def check_intensities(units: Mapping[str, float], vocabulary: Vocabulary) -> None:
     """Raises ExpllmError unless every code belongs to the vocabulary and every value is a number from 0 to 1."""
     for code, value in units.items():
@@ -99,12 +134,56 @@ def facs_from_arkit(coefficients: Mapping[str, float]) -> dict[str, float]:
     """
     check_intensities(coefficients, ARKIT_52)
     units = {code: _strongest(coefficients, names) for code, names in _ARKIT_OF_FACS.items()}
-    opening = coefficients.get("jawOpen", 0.0)
-    if opening > JAW_DROP_LIMIT:
-        units["AU27"] = min(1.0, (opening - JAW_DROP_LIMIT) / (1.0 - JAW_DROP_LIMIT))
-    else:
-        units["AU26"] = min(1.0, opening / JAW_DROP_LIMIT)
+    units |= _jaw_units(coefficients.get("jawOpen", 0.0))
     return {code: float(units[code]) for code in FACS.codes if units.get(code, 0.0) > 0.0}
+
+
+def _jaw_units(opening: float) -> dict[str, float]:
+    """The AU26 and AU27 of a jaw opened from 0 to 1; one of them is 0."""
+    if opening > JAW_DROP_LIMIT:
+        return {"AU26": 0.0, "AU27": min(1.0, (opening - JAW_DROP_LIMIT) / (1.0 - JAW_DROP_LIMIT))}
+    return {"AU26": min(1.0, opening / JAW_DROP_LIMIT), "AU27": 0.0}
+
+
+def facs_from_feafa(units: Mapping[str, float]) -> dict[str, float]:
+    """The FACS units that FEAFA's show: each is as strong as the strongest FEAFA unit that shows it.
+
+    FEAFA raises a brow as a whole, so AU1 and AU2 get the same value.
+
+    Args:
+        units: FEAFA code -> 0 to 1; codes left out are unknown.
+    Returns:
+        code -> 0 to 1 in FACS order, zeros included; a unit is left out as unknown unless all that show it are given.
+    Raises:
+        ExpllmError: a code is not FEAFA's, or a value is outside 0 to 1.
+    """
+    check_intensities(units, FEAFA_24)
+    found = {
+        code: _strongest(units, names) for code, names in _FEAFA_OF_FACS.items() if all(name in units for name in names)
+    }
+    if "FEAFA9" in units:
+        found |= _jaw_units(units["FEAFA9"])
+    return {code: float(found[code]) for code in FACS.codes if code in found}
+
+
+def facs_from_opengraphau(units: Mapping[str, float]) -> dict[str, float]:
+    """FACS units without sides from OpenGraphAU's: AU12 is as strong as the strongest of AU12, AUL12 and AUR12.
+
+    Args:
+        units: OpenGraphAU code -> 0 to 1; codes left out are unknown.
+    Returns:
+        code -> 0 to 1 in FACS order, zeros included; a unit is left out as unknown unless it is given itself or on both
+        sides.
+    Raises:
+        ExpllmError: a code is not OpenGraphAU's, or a value is outside 0 to 1.
+    """
+    check_intensities(units, OPENGRAPHAU_41)
+    found = {}
+    for code in FACS.codes:
+        sides = (f"AUL{code[2:]}", f"AUR{code[2:]}")
+        if code in units or all(side in units for side in sides):
+            found[code] = float(_strongest(units, (code, *sides)))
+    return found
 
 
 def feafa_from_arkit(coefficients: Mapping[str, float]) -> dict[str, float]:

@@ -6,13 +6,16 @@ it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces.expressions import EXPRESSIONS
-from expllm_jax.faces.mappings import arkit_from_facs, feafa_from_arkit
-from expllm_jax.faces.units import FACS, FEAFA_24, Vocabulary
+from expllm_jax.faces.mappings import FACS_OF_FEAFA, arkit_from_facs, feafa_from_arkit
+from expllm_jax.faces.units import FACS, FEAFA_24, Side, Vocabulary
 
 PROTOTYPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -32,68 +35,86 @@ PROTOTYPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
 ONE_SIDED: Mapping[str, Mapping[str, str]] = MappingProxyType({"Contempt": {"AU14": "left"}})
 """Expression -> unit -> the side that shows it; contempt is the one expression that one side of the face tells."""
 
-# Expression -> source -> units. EMFACS: the core sets; FACS 11-1: its table of the most intense forms; Du 2014: Du, Tao
-# & Martinez, PNAS 2014, units shown by half of the subjects or more.
-SOURCED_UNITS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "Happiness": {
-            "EMFACS": ("AU6", "AU12"),
-            "FACS 11-1": ("AU6", "AU12", "AU25"),
-            "Du 2014": ("AU12", "AU25", "AU6"),
-        },
-        "Sadness": {
-            "EMFACS": ("AU1", "AU4", "AU15"),
-            "FACS 11-1": ("AU1", "AU4", "AU15"),
-            "Du 2014": ("AU4", "AU15", "AU1", "AU6", "AU17"),
-        },
-        "Surprise": {
-            "EMFACS": ("AU1", "AU2", "AU5", "AU26", "AU27"),
-            "FACS 11-1": ("AU1", "AU2", "AU5", "AU26"),
-            "Du 2014": ("AU1", "AU2", "AU25", "AU26", "AU5"),
-        },
-        "Fear": {
-            "EMFACS": ("AU1", "AU2", "AU4", "AU5", "AU7", "AU20", "AU26"),
-            "FACS 11-1": ("AU1", "AU2", "AU4", "AU5", "AU20", "AU25"),
-            "Du 2014": ("AU1", "AU4", "AU20", "AU25", "AU2", "AU5"),
-        },
-        "Disgust": {
-            "EMFACS": ("AU9", "AU15", "AU16"),
-            "FACS 11-1": ("AU10", "AU17", "AU4"),
-            "Du 2014": ("AU9", "AU10", "AU17"),
-        },
-        "Anger": {
-            "EMFACS": ("AU4", "AU5", "AU7", "AU23"),
-            "FACS 11-1": ("AU4", "AU5", "AU7", "AU24"),
-            "Du 2014": ("AU4", "AU7", "AU24", "AU17"),
-        },
-        "Contempt": {"EMFACS": ("AU12", "AU14")},
-    }
-)
+Source = Literal["EMFACS", "FACS 11-1", "Du 2014"]
 
-# FEAFA unit -> the FACS units that say the same. Jaw slides and thrust have none among ours.
-_FACS_OF_FEAFA: dict[str, tuple[str, ...]] = {
-    "FEAFA1": ("AU43",),
-    "FEAFA2": ("AU43",),
-    "FEAFA3": ("AU5",),
-    "FEAFA4": ("AU5",),
-    "FEAFA5": ("AU4",),
-    "FEAFA6": ("AU4",),
-    "FEAFA7": ("AU1", "AU2"),
-    "FEAFA8": ("AU1", "AU2"),
-    "FEAFA9": ("AU26", "AU27"),
-    "FEAFA12": ("AU12",),
-    "FEAFA13": ("AU12",),
-    "FEAFA14": ("AU20",),
-    "FEAFA15": ("AU20",),
-    "FEAFA16": ("AU28",),
-    "FEAFA17": ("AU28",),
-    "FEAFA19": ("AU10",),
-    "FEAFA20": ("AU16",),
-    "FEAFA21": ("AU17",),
-    "FEAFA22": ("AU18",),
-    "FEAFA23": ("AU33", "AU34"),
-    "FEAFA24": ("AU9",),
-}
+
+@dataclass(frozen=True)
+class Association:
+    """One source's word that a unit goes with an expression."""
+
+    expression: str
+    unit: str  # FACS code
+    source: Source
+    share: float | None = None  # of the subjects who showed the unit, where the source counted; at least this much
+    at_least: str = ""  # the weakest FACS letter that the source asks for
+    side: Side = "both"  # the side that shows it, where the source says one
+    optional: bool = False  # the source leaves the unit out in some of the expression's forms
+
+
+_MOST_SUBJECTS = 0.7
+"""Du et al. list the units of most subjects without a number: more than 70 % of them."""
+
+
+def _named(expression: str, source: Source, units: str) -> tuple[Association, ...]:
+    """From codes such as "5", "5B" (at least B), "R14A" (that side) and "(7)" (optional)."""
+    found = []
+    for code in units.split():
+        side, number, letter = re.fullmatch(r"\(?([LR]?)(\d+)([A-E]?)\)?", code).groups()  # type: ignore[union-attr]
+        sides: dict[str, Side] = {"": "both", "L": "left", "R": "right"}
+        optional = code.startswith("(")
+        found.append(
+            Association(expression, f"AU{number}", source, at_least=letter, side=sides[side], optional=optional)
+        )
+    return tuple(found)
+
+
+def _counted(expression: str, most: str, **others: float) -> tuple[Association, ...]:
+    """Du et al.'s units: those of most subjects, then others with their share, as AU6=0.51."""
+    shares = dict.fromkeys((f"AU{number}" for number in most.split()), _MOST_SUBJECTS) | others
+    return tuple(Association(expression, unit, "Du 2014", share) for unit, share in shares.items())
+
+
+# EMFACS: the core sets, as retold by OpenDBM's documentation; FACS 11-1: the most intense forms in table 11-1 of the
+# FACS investigator's guide; Du 2014: Du, Tao & Martinez, PNAS 2014, what their subjects showed.
+ASSOCIATIONS: tuple[Association, ...] = (
+    *_named("Happiness", "EMFACS", "6 12"),
+    *_named("Happiness", "FACS 11-1", "6 12 25"),
+    *_counted("Happiness", "12 25", AU6=0.51),
+    *_named("Sadness", "EMFACS", "1 4 15"),
+    *_named("Sadness", "FACS 11-1", "1 4 15"),
+    *_counted("Sadness", "4 15", AU1=0.60, AU6=0.50, AU17=0.67),
+    *_named("Surprise", "EMFACS", "1 2 5B 26 (27)"),
+    *_named("Surprise", "FACS 11-1", "1 2 5 26"),
+    *_counted("Surprise", "1 2 25 26", AU5=0.66),
+    *_named("Fear", "EMFACS", "1 2 4 5 (7) 20 26"),
+    *_named("Fear", "FACS 11-1", "1 2 4 5 20 25"),
+    *_counted("Fear", "1 4 20 25", AU2=0.57, AU5=0.63, AU26=0.33),
+    *_named("Disgust", "EMFACS", "9 15 16"),
+    *_named("Disgust", "FACS 11-1", "10 17 4"),
+    *_counted("Disgust", "9 10 17"),
+    *_named("Anger", "EMFACS", "4 5 7 23"),
+    *_named("Anger", "FACS 11-1", "4 5 7 24"),
+    *_counted("Anger", "4 7 24", AU17=0.52),
+    *_named("Contempt", "EMFACS", "R12A R14A"),
+)
+"""Every association with its source. The sources disagree, on disgust most."""
+
+_ATTESTED_FROM = 0.5
+"""The share of subjects from which a unit counts as the expression's in SOURCED_UNITS."""
+
+
+def _sourced(expression: str) -> Mapping[str, tuple[str, ...]]:
+    units: dict[str, tuple[str, ...]] = {}
+    for entry in ASSOCIATIONS:
+        if entry.expression == expression and (entry.share is None or entry.share >= _ATTESTED_FROM):
+            units[entry.source] = (*units.get(entry.source, ()), entry.unit)
+    return MappingProxyType(units)
+
+
+SOURCED_UNITS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {expression: _sourced(expression) for expression in dict.fromkeys(entry.expression for entry in ASSOCIATIONS)}
+)
+"""Expression -> source -> units, from half of the subjects on where they were counted."""
 
 
 def associated_expressions(code: str, vocabulary: Vocabulary = FACS) -> tuple[str, ...]:
@@ -106,7 +127,7 @@ def associated_expressions(code: str, vocabulary: Vocabulary = FACS) -> tuple[st
     if vocabulary == FACS:
         facs: tuple[str, ...] = (code,)
     elif vocabulary == FEAFA_24:
-        facs = _FACS_OF_FEAFA.get(code, ())
+        facs = FACS_OF_FEAFA[code]
     else:
         raise ExpllmError(f"No associations are known for the vocabulary {vocabulary.name!r}.", "Use FACS or FEAFA_24.")
     attested = {

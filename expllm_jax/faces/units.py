@@ -1,8 +1,9 @@
-"""Action units: the movements a face is described by, in three vocabularies.
+"""Action units: the movements a face is described by, in four vocabularies.
 
 ``FACS`` numbers movements by muscle (AU12 is the lip corner puller). ``FEAFA_24`` is the list behind the released
 RAF-DB texts: 24 values, left and right apart, whose numbers are not FACS numbers. ``ARKIT_52`` holds the blendshape
-coefficients that face trackers give and face models take. Left is the person's left.
+coefficients that face trackers give and face models take. ``OPENGRAPHAU_41`` is what a public detector of action units
+gives: FACS units, seven of them for each side as well. Left is the person's left.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 from expllm_jax.errors import ExpllmError
 
 Side = Literal["both", "left", "right"]
+_LEFT_RIGHT: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 REGIONS: tuple[str, ...] = ("brows", "eyes", "nose", "cheeks", "mouth", "chin", "jaw")
 """The parts of the face, top to bottom: the order in which texts describe them."""
@@ -91,29 +93,41 @@ FACS = Vocabulary(
         _facs(7, "lid tightener", "eyes", "orbicularis oculi, pars palpebralis"),
         _facs(43, "eyes closed", "eyes", "relaxation of levator palpebrae superioris"),
         _facs(9, "nose wrinkler", "nose", "levator labii superioris alaeque nasi"),
+        _facs(38, "nostril dilator", "nose", "nasalis, pars alaris"),
+        _facs(39, "nostril compressor", "nose", "nasalis, pars transversa", "depressor septi nasi"),
         _facs(6, "cheek raiser", "cheeks", "orbicularis oculi, pars orbitalis"),
+        _facs(11, "nasolabial deepener", "cheeks", "zygomaticus minor"),
         _facs(33, "cheek blow", "cheeks", "buccinator"),
         _facs(34, "cheek puff", "cheeks", "buccinator"),
         _facs(10, "upper lip raiser", "mouth", "levator labii superioris"),
         _facs(12, "lip corner puller", "mouth", "zygomaticus major"),
+        _facs(13, "sharp lip puller", "mouth", "levator anguli oris"),
         _facs(14, "dimpler", "mouth", "buccinator"),
         _facs(15, "lip corner depressor", "mouth", "depressor anguli oris"),
         _facs(16, "lower lip depressor", "mouth", "depressor labii inferioris"),
         _facs(18, "lip pucker", "mouth", "incisivii labii"),
+        _facs(19, "tongue show", "mouth"),
         _facs(20, "lip stretcher", "mouth", "risorius"),
         _facs(22, "lip funneler", "mouth", "orbicularis oris"),
         _facs(23, "lip tightener", "mouth", "orbicularis oris"),
         _facs(24, "lip pressor", "mouth", "orbicularis oris"),
         _facs(25, "lips part", "mouth", "depressor labii inferioris", "relaxation of mentalis"),
         _facs(28, "lip suck", "mouth", "orbicularis oris"),
+        _facs(32, "lip bite", "mouth"),
         _facs(17, "chin raiser", "chin", "mentalis"),
         _facs(26, "jaw drop", "jaw", "relaxation of masseter"),
         _facs(27, "mouth stretch", "jaw", "pterygoids", "digastric"),
+        _facs(29, "jaw thrust", "jaw"),
+        _facs(30, "jaw sideways", "jaw"),
     ),
 )
 
-RENDERED_UNITS: tuple[str, ...] = tuple(code for code in FACS.codes if code not in ("AU23", "AU25", "AU34"))
-"""The FACS units that rendered faces show, top to bottom: those with an exact counterpart in ARKit's coefficients."""
+RENDERED_UNITS: tuple[str, ...] = tuple(
+    """AU1 AU2 AU4 AU5 AU7 AU43 AU9 AU6 AU33 AU10 AU12 AU14 AU15 AU16 AU18 AU20 AU22 AU24 AU28 AU17 AU26
+    AU27""".split()
+)
+"""The FACS units that rendered faces show, top to bottom: those with an exact counterpart in ARKit's coefficients. A
+list of its own, since the faces that a seed draws depend on it."""
 
 
 def _feafa(number: int, name: str, region: str, side: Side = "both") -> ActionUnit:
@@ -185,11 +199,36 @@ ARKIT_52 = Vocabulary(
     ),
 )
 
-VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType({v.name: v for v in (FACS, FEAFA_24, ARKIT_52)})
+
+def _sided(number: int, side: Literal["left", "right"]) -> ActionUnit:
+    of_both = FACS.unit(f"AU{number}")
+    code, mirror = (f"AUL{number}", f"AUR{number}") if side == "left" else (f"AUR{number}", f"AUL{number}")
+    return ActionUnit(code, f"{side} {of_both.name}", side, of_both.region, of_both.muscles, mirror)
+
+
+# OpenGraphAU (by the authors of ME-GraphAU): 27 units without sides, then 14 with, left before right, in the order of
+# its networks' outputs. Its README prints "AUL1" twice and calls AUL12 and AUR12 after AU11; the numbers count.
+OPENGRAPHAU_41 = Vocabulary(
+    "opengraphau",
+    (
+        *(
+            FACS.unit(f"AU{number}")
+            for number in (
+                *(1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 25, 26, 27),
+                *(32, 38, 39),
+            )
+        ),
+        *(_sided(number, side) for number in (1, 2, 4, 6, 10, 12, 14) for side in _LEFT_RIGHT),
+    ),
+)
+
+VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType(
+    {v.name: v for v in (FACS, FEAFA_24, ARKIT_52, OPENGRAPHAU_41)}
+)
 
 
 def vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a name ("facs", "feafa" or "arkit").
+    """The vocabulary of a name ("facs", "feafa", "arkit" or "opengraphau").
 
     Raises:
         ExpllmError: there is none of that name.

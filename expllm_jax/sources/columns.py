@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import LABEL_ORDERS, Annotation, expression_of
+from expllm_jax.faces.attributes import decoded
 from expllm_jax.faces.expressions import NOT_EXPRESSIONS, expression_word
 from expllm_jax.sources.listing import is_picture
+
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 Row = Mapping[str, str]
 """Column name -> text of the cell, without blanks around it."""
@@ -63,6 +65,18 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Label:
+    """An expression by its number in a label order or by a word for it: copies of one dataset differ in that."""
+
+    column: str
+    order: str  # a key of LABEL_ORDERS
+
+    def __call__(self, row: Row) -> str:
+        reader = Code(self.column, self.order) if _WHOLE.fullmatch(row[self.column]) else Word(self.column)
+        return reader(row)
+
+
+@dataclass(frozen=True)
 class Number:
     """A number between two limits; None where the cell is empty or says that nobody knows."""
 
@@ -85,26 +99,42 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A word for a code of a codebook."""
+class Attribute:
+    """A word by its entry in one of `faces.attributes.CODEBOOKS`; None where the cell is empty."""
 
     column: str
-    codebook: Mapping[Any, str]  # whole number or word -> word
+    codebook: str
 
     def __call__(self, row: Row) -> str | None:
         text = row[self.column]
         if not text:
             return None
-        for key, word in self.codebook.items():
-            if str(key) == text:
-                return word
-        codes = ", ".join(f"{key} ({word})" for key, word in self.codebook.items())
-        raise ExpllmError(f"column {self.column!r} holds {text!r}{_hint(row, text)}.", f"Its codes are {codes}.")
+        try:
+            return decoded(self.codebook, text)
+        except ExpllmError as error:
+            raise ExpllmError(f"column {self.column!r}: {error.problem}{_hint(text)}", error.remedy) from None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a word stands for, by a table of all the words there may be."""
+
+    column: str
+    meanings: Mapping[str, str]
+
+    def __call__(self, row: Row) -> str:
+        try:
+            return self.meanings[row[self.column]]
+        except KeyError:
+            text = row[self.column]
+            raise ExpllmError(
+                f"column {self.column!r} holds {text!r}{_hint(text)}.", f"It holds {' or '.join(self.meanings)}."
+            ) from None
 
 
 @dataclass(frozen=True)
 class Box:
-    """A face box from four columns: x, y, width and height."""
+    """A face box from four columns: x, y, width and height; none where all of them are empty."""
 
     x: str
     y: str
@@ -112,7 +142,8 @@ class Box:
     height: str
 
     def __call__(self, row: Row) -> tuple[float, ...]:
-        return tuple(number(row, column) for column in (self.x, self.y, self.width, self.height))
+        columns = (self.x, self.y, self.width, self.height)
+        return tuple(number(row, column) for column in columns) if any(row[column] for column in columns) else ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +165,25 @@ class Points:
             ) from None
 
 
+@dataclass(frozen=True)
+class PointColumns:
+    """Landmarks from columns with one point each: x and y apart by blanks; none where the first column is empty."""
+
+    columns: tuple[str, ...]
+
+    def __call__(self, row: Row) -> tuple[tuple[float, float], ...]:
+        if not row[self.columns[0]]:
+            return ()
+        points = []
+        for column in self.columns:
+            try:
+                x, y = map(float, row[column].split())
+            except ValueError:
+                raise ExpllmError(f"column {column!r} holds {row[column]!r}, which is no point.", "Mend it.") from None
+            points.append((x, y))
+        return tuple(points)
+
+
 def whole_number(row: Row, column: str) -> int:
     """A cell as a whole number.
 
@@ -141,10 +191,8 @@ def whole_number(row: Row, column: str) -> int:
         ExpllmError: it is none; says so if another column seems to hold what belongs here.
     """
     text = row[column]
-    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII):
-        raise ExpllmError(
-            f"column {column!r} holds {text!r}, which is no whole number{_hint(row, text)}.", "Mend the line."
-        )
+    if not _WHOLE.fullmatch(text):
+        raise ExpllmError(f"column {column!r} holds {text!r}, which is no whole number{_hint(text)}.", "Mend the line.")
     return int(text)
 
 
@@ -160,11 +208,11 @@ def number(row: Row, column: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ExpllmError(f"column {column!r} holds {text!r}, which is no number{_hint(row, text)}.", "Mend the line.")
+        raise ExpllmError(f"column {column!r} holds {text!r}, which is no number{_hint(text)}.", "Mend the line.")
     return value
 
 
-def _hint(row: Row, text: str) -> str:
+def _hint(text: str) -> str:
     """A guess at the cause: a picture's name where a value belongs means that columns changed places."""
     return "; the columns look swapped" if is_picture(text) else ""
 

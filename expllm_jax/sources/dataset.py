@@ -68,7 +68,7 @@ class Layout:
     engine: Engine
     checked: bool  # False: known from descriptions only, which is said whenever it is used
     notes: str = ""
-    detected: bool = True  # False: beside another one in the same folder, so it is used only when it is named
+    instead_of: tuple[str, ...] = ()  # layouts that are not meant where this one is there too, unless they are named
     counts: Counts | None = None  # where this copy has other numbers than the dataset as published
 
 

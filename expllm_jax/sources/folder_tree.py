@@ -32,6 +32,7 @@ class FolderTree(Columns):
     folders: Mapping[str, str]  # folder of pictures or of class folders, relative to the base -> its split
     class_folders: bool = True  # False: the pictures lie in `folders` themselves
     parts: Callable[[str], Row] = _nothing  # columns from the stem of a file name; raises ExpllmError
+    all_folders: bool = False  # it is this layout only where every folder is there
     unique_names: bool = False  # a file name occurs once in a split: the dataset numbers its pictures
     beside: tuple[MoreColumns, ...] = ()  # files with further columns
     bases: tuple[str, ...] = ("",)  # folders that the dataset's folder may be; the first that fits is it
@@ -45,7 +46,9 @@ class FolderTree(Columns):
     def looks_for(self) -> str:
         """The folders that it needs, in words."""
         below = "class folders" if self.class_folders else "pictures"
-        folders = " or ".join(f"{folder}/" if folder else "the folder itself" for folder in self.folders)
+        folders = (" and " if self.all_folders else " or ").join(
+            f"{folder}/" if folder else "the folder itself" for folder in self.folders
+        )
         inner = [f"{base}/" for base in self.bases if base]
         return f"{below} in {folders}" + (f" (here or in {' or '.join(inner)})" if inner else "")
 
@@ -55,9 +58,9 @@ class FolderTree(Columns):
 
     def _base(self, listing: Listing) -> str | None:
         for base in self.bases:
-            for folder in self.folders:
-                if self._fits(listing, join(base, folder) if folder else base):
-                    return base
+            fits = (self._fits(listing, join(base, folder) if folder else base) for folder in self.folders)
+            if all(fits) if self.all_folders else any(fits):
+                return base
         return None
 
     def _fits(self, listing: Listing, folder: str) -> bool:

@@ -22,7 +22,7 @@ class LabelTable(Columns):
     """A table of labels, as a declaration; `Columns` has the readers of its cells.
 
     ``picture`` makes the path of the picture from a row, relative to the base, as a format string over column names
-    (and "split") or as a function; an empty result leaves the row out. Paths that lead out of the folder are refused.
+    (and "split") or as a function. Paths that lead out of the folder are refused.
 
     All files are read even where one split is asked for: a picture that another split names is not one that nobody
     labelled, and one that two splits name is a leak. Files of splits that are not asked for may be absent.
@@ -45,13 +45,14 @@ class LabelTable(Columns):
     @property
     def looks_for(self) -> str:
         """The files that it needs, in words."""
-        files = " and ".join(self.files)
+        files = " and ".join([*self.files, *([f"{self.picture_folder}/"] if self.picture_folder else [])])
         inner = [base for base in self.bases if base]
         return f"{files} (here or in {' or '.join(inner)}/)" if inner else files
 
     def detect(self, root: Path) -> bool:
-        """Whether a label file is there."""
-        return self._base(root) is not None
+        """Whether a label file is there, and the folder of pictures, if it has a name."""
+        base = self._base(root)
+        return base is not None and (root / base / (self.picture_folder or "")).is_dir()
 
     def _base(self, root: Path) -> str | None:
         return next((base for base in self.bases if any((root / base / file).is_file() for file in self.files)), None)
@@ -79,17 +80,18 @@ class LabelTable(Columns):
             if unclaimed is not None:
                 reading.problems(unclaimed)
 
-    def _note(self, reading: Reading, claims: Claims, base: str, file: str, split: str) -> bool:
+    def _note(self, reading: Reading, claims: Claims, base: str, file: str) -> bool:
         """Remembers the pictures of a file that nobody asked for; False if it is not there or cannot be read."""
         if not (reading.root / base / file).is_file():
             return False
         unread: list[ExpllmError] = []
         for line, row in self.table.rows(reading.root / base / file, unread.append):
             try:
-                claims.note(self._picture(row, base, split), join(base, file), line)
-            except (ExpllmError, LeftOut) as error:
-                if isinstance(error, ExpllmError):
-                    unread.append(error)
+                claims.note(self._picture(row, base, self.files[file]), join(base, file), line)
+            except LeftOut:
+                continue
+            except ExpllmError as error:
+                unread.append(error)
         return not unread
 
     def _read_file(
