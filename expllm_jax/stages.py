@@ -43,7 +43,6 @@ from expllm_jax.parallel import make_mesh
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
-    Record,
     RecordEncoder,
     RecordSource,
     Tokenizer,
@@ -53,8 +52,8 @@ from expllm_jax.records import (
     rounds_of,
     train_sentencepiece,
     training_texts,
-    write_records,
 )
+from expllm_jax.records import build_records as build_record_files
 from expllm_jax.sources import rendered
 from expllm_jax.train import Progress, TrainResult, extract_features, train
 from expllm_jax.weights import tokenizer_json_from_gguf
@@ -247,16 +246,8 @@ def build_records(run: RunFolder) -> None:
     run.say("records: " + ", ".join(f"{len(faces):,} {split}" for split, faces in splits.items())
             + f"; {tokenizer.vocab_size:,} word pieces")  # fmt: skip
     progress = Progress(len(annotations), "records", "records")
-    done = 0
-
-    def records(faces: list[Annotation]) -> Iterator[Record]:
-        nonlocal done
-        for face in faces:
-            yield encoder.record(face, run.faces / face.picture)
-            done += 1
-            progress.update(done)
-
-    write_records(run.records, {split: records(faces) for split, faces in splits.items()}, encoder)
+    jobs = {split: [(face, run.faces / face.picture) for face in faces] for split, faces in splits.items()}
+    build_record_files(run.records, jobs, encoder, report=lambda done, _: progress.update(done))
     progress.close()
 
 

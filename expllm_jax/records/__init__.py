@@ -1,13 +1,15 @@
 """Training records: from an annotated picture to the rows of tokens that a model learns from.
 
 `RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
-the prompts that match them; `write_records` and `open_records` keep them in a TFDS data set of ArrayRecord files;
-`batches` streams them through Grain; `read_list_file` and `RepeatedRows` mix several sets of them. `read_picture`,
-`square` and `normalise` are the way from any picture file to pixels.
+the prompts that match them; `build_records` does so for whole data sets, in parallel, and keeps them in a TFDS data set
+of ArrayRecord files, which `open_records` reads; `batches` streams them through Grain; `read_list_file` and
+`RepeatedRows` mix several sets of them. `read_picture`, `square` and `normalise` are the way from any picture file to
+pixels.
 """
 
 from __future__ import annotations
 
+from expllm_jax.records.building import BuildPlan, build_records, plan_records
 from expllm_jax.records.conversation import (
     TASKS,
     ConversationTemplate,
@@ -16,15 +18,6 @@ from expllm_jax.records.conversation import (
     TaskWords,
     rounds_of,
     training_texts,
-)
-from expllm_jax.records.dataset import (
-    Manifest,
-    RecordSource,
-    SplitSummary,
-    open_encoder,
-    open_records,
-    verify_records,
-    write_records,
 )
 from expllm_jax.records.encode import (
     EncodeConfig,
@@ -37,9 +30,19 @@ from expllm_jax.records.encode import (
     open_tokenizer,
     pad_row,
 )
+from expllm_jax.records.index import Lengths
 from expllm_jax.records.list_file import ListEntry, RepeatedRows, read_list_file, repeated
+from expllm_jax.records.manifest import Manifest, ShardFile, SplitSummary
 from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
 from expllm_jax.records.pipeline import PADDED_RECORD, BatchConfig, RowSource, batches, batches_per_epoch
+from expllm_jax.records.reading import (
+    CorruptRecord,
+    RecordSource,
+    SkippedRecord,
+    open_encoder,
+    open_records,
+    verify_records,
+)
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
 from expllm_jax.records.tokenizers import (
@@ -49,6 +52,7 @@ from expllm_jax.records.tokenizers import (
     load_tokenizer,
     train_sentencepiece,
 )
+from expllm_jax.records.writing import write_records
 
 __all__ = [
     "PADDED_RECORD",
@@ -58,10 +62,13 @@ __all__ = [
     "STATISTICS",
     "TASKS",
     "BatchConfig",
+    "BuildPlan",
     "ByteBPETokenizer",
     "ConversationTemplate",
+    "CorruptRecord",
     "EncodeConfig",
     "EncodedRow",
+    "Lengths",
     "ListEntry",
     "Manifest",
     "Record",
@@ -73,11 +80,14 @@ __all__ = [
     "Round",
     "RowSource",
     "SentencePieceTokenizer",
+    "ShardFile",
+    "SkippedRecord",
     "SplitSummary",
     "TaskWords",
     "Tokenizer",
     "batches",
     "batches_per_epoch",
+    "build_records",
     "choose_rounds",
     "decode_answer",
     "encode_prompt",
@@ -88,6 +98,7 @@ __all__ = [
     "open_records",
     "open_tokenizer",
     "pad_row",
+    "plan_records",
     "read_list_file",
     "read_picture",
     "repeated",

@@ -179,6 +179,7 @@ class Record:
     annotation: Annotation
     row: EncodedRow
     mirrored: EncodedRow | None = None  # the row of the mirrored picture; None where it equals `row`
+    located: bool = False  # a round states positions or angles, which only the flip keeps true (by way of `mirrored`)
 
 
 @dataclass(frozen=True)
