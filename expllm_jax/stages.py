@@ -241,7 +241,7 @@ def build_records(run: RunFolder) -> None:
     for annotation in annotations:
         splits.setdefault(annotation.split, []).append(annotation)
     template = ConversationTemplate.load(experiment.template)
-    tokenizer = _tokenizer(run, splits["train"], template)
+    tokenizer = experiment_tokenizer(experiment, splits["train"], template, run.path)
     encoder = RecordEncoder(template, tokenizer, experiment.records)
     run.say("records: " + ", ".join(f"{len(faces):,} {split}" for split, faces in splits.items())
             + f"; {tokenizer.vocab_size:,} word pieces")  # fmt: skip
@@ -251,17 +251,22 @@ def build_records(run: RunFolder) -> None:
     progress.close()
 
 
-def _tokenizer(run: RunFolder, annotations: Sequence[Annotation], template: ConversationTemplate) -> Tokenizer:
-    """The experiment's tokenizer; a trained one sees the texts of the training split only."""
-    wanted = run.experiment.tokenizer
+def experiment_tokenizer(
+    experiment: Experiment, annotations: Sequence[Annotation], template: ConversationTemplate, folder: Path
+) -> Tokenizer:
+    """The experiment's tokenizer, in `folder` where it has to be made or taken out of weights.
+
+    A trained one sees the texts of `annotations`, the training split, only.
+    """
+    wanted = experiment.tokenizer
     if wanted.kind == "smollm2":
-        return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), run.path / "tokenizer.json"))
+        return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), folder / "tokenizer.json"))
     if wanted.kind != "sentencepiece":
-        return open_tokenizer(wanted.kind, run.experiment.records)
-    texts = training_texts([rounds_of(face, run.experiment.records.tasks) for face in annotations], template)
-    path = run.path / "tokenizer.model"
+        return open_tokenizer(wanted.kind, experiment.records)
+    texts = training_texts([rounds_of(face, experiment.records.tasks) for face in annotations], template)
+    path = folder / "tokenizer.model"
     train_sentencepiece(texts, path, wanted.pieces, cross_words=wanted.cross_words, split_digits=wanted.split_digits)
-    return open_tokenizer(path, run.experiment.records)
+    return open_tokenizer(path, experiment.records)
 
 
 def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def validate(
     Args:
         annotations: of the whole dataset, or of the splits that are compared.
         root: the folder that their pictures are relative to.
-        read: decodes a picture as training will, uint8 [height, width, 3]; raises ExpllmError for what training refuses.
+        read: decodes a picture as training will, uint8 [height, width, 3]; raises ExpllmError for what that refuses.
         published: split -> expression -> number of pictures; empty where nothing is known.
         order: the name in LABEL_ORDERS that the label numbers were read with; "" if there were no numbers.
         problems: what the reader could not take.
@@ -207,18 +207,22 @@ def _picture(root: Path, name: str, read: Callable[[bytes], np.ndarray]) -> _Pic
     except OSError as error:
         return _Picture(problem=f"{name} cannot be read ({error.strerror})")
     digest = hashlib.sha256(content).digest()
-    try:
-        with Image.open(io.BytesIO(content)) as header:
-            size, mode = header.size, f"{header.format} {header.mode}"
-    except Exception as error:  # on broken files Pillow raises nearly everything
-        size, mode, broken = (0, 0), "", error
-        return _Picture(problem=f"{name} is not a picture ({broken or 'empty'})", sha256=digest, size=size, mode=mode)
-    if min(size) < SMALLEST_SIDE // 2:  # `read` would refuse it for its size, which is a finding of its own kind
+    size, mode = _header(content)
+    if mode and min(size) < SMALLEST_SIDE // 2:  # `read` may refuse it for its size, which is a finding of its own kind
         return _Picture(sha256=digest, size=size, mode=mode)
     try:
         return _Picture(sha256=digest, size=size, mode=mode, look=look_of(read(content)))
     except ExpllmError as error:
         return _Picture(problem=f"{name}: {error.problem}", sha256=digest)
+
+
+def _header(content: bytes) -> tuple[tuple[int, int], str]:
+    """Width and height, format and mode; (0, 0) and "" where there is no header to be read."""
+    try:
+        with Image.open(io.BytesIO(content)) as header:
+            return header.size, f"{header.format} {header.mode}"
+    except Exception:  # on broken files Pillow raises nearly everything; what is wrong is told by who reads it
+        return (0, 0), ""
 
 
 def _listed_twice(first: Annotation, second: Annotation) -> Finding:
@@ -246,7 +250,7 @@ def _wrong_counts(counts: Sequence[ClassCount]) -> Iterator[Finding]:
         if row.difference:
             yield Finding(
                 "counts",
-                f"{row.split}: {row.found:,} pictures of {row.expression}, published are {row.published:,} ({row.verdict})",
+                f"{row.split}: {row.found:,} of {row.expression}, published are {row.published:,} ({row.verdict})",
             )
 
 
@@ -268,8 +272,8 @@ def _wrong_order(counts: Sequence[ClassCount], order: str) -> Iterator[Finding]:
                     fits = "exactly" if best.exact else f"but for {best.distance:.1%} of the pictures"
                     yield Finding(
                         "label-order",
-                        f"{split}: the labels were read in the order of {order}; the order of {best.order} explains the "
-                        f"number of pictures of each class {fits}",
+                        f"{split}: the labels were read in the order of {order}; the order of {best.order} explains "
+                        f"how many pictures each class has {fits}",
                     )
                     continue
         swapped = _swapped(found, published)
