@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import LABEL_ORDERS, Annotation, expression_of
-from expllm_jax.faces.attributes import decoded
-from expllm_jax.faces.expressions import NOT_EXPRESSIONS, expression_word
+from expllm_jax.faces import (
+    LABEL_ORDERS,
+    NOT_EXPRESSIONS,
+    Annotation,
+    decoded,
+    expression_of,
+    expression_word,
+)
 from expllm_jax.sources.listing import is_picture
 
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
@@ -61,7 +66,10 @@ class Word:
     column: str
 
     def __call__(self, row: Row) -> str:
-        return expression_word(row[self.column])
+        text = row[self.column]
+        if is_picture(text):
+            raise ExpllmError(f"column {self.column!r} holds {text!r}{_hint(text)}.", "Mend the line.")
+        return expression_word(text)
 
 
 @dataclass(frozen=True)

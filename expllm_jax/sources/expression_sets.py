@@ -11,8 +11,7 @@ from dataclasses import replace
 from posixpath import splitext
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import BASIC_7, EXPRESSIONS, LABEL_ORDERS
-from expllm_jax.faces.expressions import NOT_EXPRESSIONS
+from expllm_jax.faces import BASIC_7, EXPRESSIONS, LABEL_ORDERS, NOT_EXPRESSIONS
 from expllm_jax.sources.columns import (
     Attribute,
     Box,
@@ -30,6 +29,7 @@ from expllm_jax.sources.columns import (
 from expllm_jax.sources.dataset import Dataset, Layout
 from expllm_jax.sources.folder_tree import FolderTree
 from expllm_jax.sources.label_table import LabelTable
+from expllm_jax.sources.listing import is_picture
 from expllm_jax.sources.pixel_table import FER2013_SPLITS, FERPLUS_FOLDERS, PixelTable
 from expllm_jax.sources.side_files import SideFile, numbered_lines, read_array
 from expllm_jax.sources.table import BLANKS, Header, Table
@@ -53,7 +53,8 @@ _RAF_LINES = (*_RAF_POINTS, "gender", "race", "age")
 def _raf_split(row: Row) -> str:
     split = row["name"].partition("_")[0]
     if split not in ("train", "test"):
-        raise ExpllmError(f"the name {row['name']!r} tells no split.", "Names begin with 'train_' or 'test_'.")
+        hint = "; the columns look swapped" if is_picture(row["label"]) else ""
+        raise ExpllmError(f"the name {row['name']!r} tells no split{hint}.", "Names begin with 'train_' or 'test_'.")
     return split
 
 

@@ -12,7 +12,7 @@ from expllm_jax.faces import Annotation
 from expllm_jax.sources.columns import Columns, LeftOut, Row
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.listing import Listing, first_of, is_picture
-from expllm_jax.sources.side_files import MoreColumns, joined
+from expllm_jax.sources.side_files import FurtherColumns, MoreColumns
 
 
 def _nothing(name: str) -> Row:
@@ -83,18 +83,26 @@ class FolderTree(Columns):
         base = self._base(listing)
         found = False
         if base is not None:
-            more = joined(self.beside, reading, base, listing)
+            more = FurtherColumns(self.beside, reading, base, listing)
             for folder, split in self.folders.items():
                 where = join(base, folder) if folder else base
                 if reading.wants(split) and (listing.files(where) or listing.folders(where)):
                     found = True
                     yield from self._read_split(reading, listing, more, where, split)
+            unused = more.unused()
+            if unused:
+                reading.problems(
+                    ExpllmError(
+                        f"{len(unused):,} file(s) below {reading.root} belong to no picture: {first_of(unused)}.",
+                        "Restore the pictures, or move the files away.",
+                    )
+                )
         if not found:
             asked = f" for the split {reading.split!r}" if reading.split else ""
             reading.problems(ExpllmError(f"{reading.root} has nothing{asked}: no {self.looks_for}.", "Check the path."))
 
     def _read_split(
-        self, reading: Reading, listing: Listing, more: Callable[[Row], Row], folder: str, split: str
+        self, reading: Reading, listing: Listing, more: FurtherColumns, folder: str, split: str
     ) -> Iterator[Annotation]:
         named: dict[str, str] = {}
         if not self.class_folders:
@@ -125,7 +133,7 @@ class FolderTree(Columns):
         self,
         reading: Reading,
         listing: Listing,
-        more: Callable[[Row], Row],
+        more: FurtherColumns,
         folder: str,
         row: Row,
         label: Callable[[Row], str | None],

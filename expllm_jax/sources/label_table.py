@@ -13,7 +13,7 @@ from expllm_jax.sources.claims import Claims
 from expllm_jax.sources.columns import Columns, LeftOut, Row
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.listing import Listing, inside
-from expllm_jax.sources.side_files import MoreColumns, joined
+from expllm_jax.sources.side_files import FurtherColumns, MoreColumns
 from expllm_jax.sources.table import Table
 
 
@@ -64,7 +64,7 @@ class LabelTable(Columns):
             base = self.bases[0]  # the missing files are reported from there
         listing = Listing(reading.root)
         claims = Claims(listing)
-        more = joined(self.beside, reading, base, listing)
+        more = FurtherColumns(self.beside, reading, base, listing)
         complete = True
         # Splits that nobody asked for come first: then a picture in two splits is told of where it is asked for.
         for file, split in sorted(
@@ -95,7 +95,7 @@ class LabelTable(Columns):
         return not unread
 
     def _read_file(
-        self, reading: Reading, claims: Claims, more: Callable[[Row], Row], base: str, file: str, split: str
+        self, reading: Reading, claims: Claims, more: FurtherColumns, base: str, file: str, split: str
     ) -> Iterator[Annotation]:
         path, name = reading.root / base / file, join(base, file)
         for line, row in self.table.rows(path, reading.problems):
@@ -105,8 +105,7 @@ class LabelTable(Columns):
                 if not reading.wants(row_split):
                     claims.note(picture, name, line)
                     continue
-                claims.claim(picture, name, line)
-                expression = self.label(row)
+                expression = self._claimed_label(claims, row, picture, name, line)
                 yield self.annotation(
                     more(row) if self.beside else row,
                     picture=picture,
@@ -118,6 +117,20 @@ class LabelTable(Columns):
                 reading.left_out[str(why)] += 1
             except ExpllmError as error:
                 reading.problems(ExpllmError(f"{path}, line {line}: {error.problem}", error.remedy))
+
+    def _claimed_label(self, claims: Claims, row: Row, picture: str, file: str, line: int) -> str | None:
+        """The label of a row that speaks of a picture, whether it can be read, is left out on purpose, or not."""
+        # The label comes first: of columns that changed places, that is what tells.
+        try:
+            expression = self.label(row)
+        except LeftOut:
+            claims.claim(picture, file, line)
+            raise
+        except ExpllmError:
+            claims.note(picture, file, line)
+            raise
+        claims.claim(picture, file, line)
+        return expression
 
     def _picture(self, row: Row, base: str, split: str) -> str:
         if isinstance(self.picture, str):

@@ -21,8 +21,36 @@ from expllm_jax.sources.table import Table
 class MoreColumns(Protocol):
     """Where further columns come from."""
 
-    def open(self, reading: Reading, base: str, listing: Listing) -> Callable[[Row], Row]:
-        """A function from a row to its further columns; it raises ExpllmError for a row that has none."""
+    def open(self, reading: Reading, base: str, listing: Listing, used: set[str]) -> Callable[[Row], Row]:
+        """A function from a row to its further columns; it raises ExpllmError for a row that has none.
+
+        Files that belong to single rows are noted in ``used``.
+        """
+
+
+class FurtherColumns:
+    """All that stands beside the labels, opened: gives rows their further columns."""
+
+    def __init__(self, beside: tuple[MoreColumns, ...], reading: Reading, base: str, listing: Listing) -> None:
+        self._listing = listing
+        self._used: set[str] = set()
+        self._sources = [more.open(reading, base, listing, self._used) for more in beside]
+
+    def __call__(self, row: Row) -> Row:
+        """The row with its further columns.
+
+        Raises:
+            ExpllmError: they are missing or damaged.
+        """
+        for source in self._sources:
+            row = {**row, **source(row)}
+        return row
+
+    def unused(self) -> list[str]:
+        """Files beside those that were used, which no row asked for."""
+        beside = sorted({dirname(path) for path in self._used})
+        files = (join(folder, name) for folder in beside for name in sorted(self._listing.files(folder)))
+        return [path for path in files if path not in self._used]
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,7 @@ class SideFile:
     read: Callable[[Path], Mapping[str, str]]  # raises ValueError for a file of another shape
     optional: bool = False
 
-    def open(self, reading: Reading, base: str, listing: Listing) -> Callable[[Row], Row]:
+    def open(self, reading: Reading, base: str, listing: Listing, used: set[str]) -> Callable[[Row], Row]:
         """See `MoreColumns`."""
         empty = dict.fromkeys(self.columns, "")
 
@@ -48,6 +76,7 @@ class SideFile:
                 if self.optional and not listing.files(dirname(path)):
                     return empty
                 raise ExpllmError(f"there is no {reading.root / path}.", "Restore the file.")
+            used.add(path)
             try:
                 return self.read(reading.root / path)
             except (OSError, ValueError) as error:
@@ -65,7 +94,7 @@ class JoinedTable:
     key: Callable[[Row], str]  # of a row of the joined table; equal to `of` of the row that it belongs to
     of: Callable[[Row], str]  # of a row of the label table
 
-    def open(self, reading: Reading, base: str, listing: Listing) -> Callable[[Row], Row]:
+    def open(self, reading: Reading, base: str, listing: Listing, used: set[str]) -> Callable[[Row], Row]:
         """See `MoreColumns`."""
         path = reading.root / base / self.file
         columns: tuple[str, ...] = self.table.columns
@@ -85,18 +114,6 @@ class JoinedTable:
             return dict(zip(columns, cells[key], strict=True))
 
         return more
-
-
-def joined(openers: tuple[MoreColumns, ...], reading: Reading, base: str, listing: Listing) -> Callable[[Row], Row]:
-    """One function that gives a row all its further columns."""
-    sources = [opener.open(reading, base, listing) for opener in openers]
-
-    def more(row: Row) -> Row:
-        for source in sources:
-            row = {**row, **source(row)}
-        return row
-
-    return more
 
 
 def read_array(column: str, separator: str = ";") -> Callable[[Path], Mapping[str, str]]:
