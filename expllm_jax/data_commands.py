@@ -18,7 +18,7 @@ from expllm_jax.config import Experiment
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.data_page import DataPage, write_data_page
 from expllm_jax.evaluate.record_page import RecordView, view_record, write_record_page
-from expllm_jax.faces import Annotation, read_annotations, write_annotations
+from expllm_jax.faces import EXPRESSIONS, Annotation, read_annotations, write_annotations
 from expllm_jax.records import (
     ConversationTemplate,
     Manifest,
@@ -26,16 +26,17 @@ from expllm_jax.records import (
     build_records,
     open_encoder,
     open_records,
+    plan_records,
     read_picture,
 )
 from expllm_jax.sources.catalogue import DATASETS, find_dataset, find_layout, read_dataset, unchecked_notice
 from expllm_jax.sources.dataset import Counts, Dataset, Layout, raise_first
+from expllm_jax.sources.interchange import write_facial_r1, write_ferbench, write_llava, write_released
 from expllm_jax.sources.validation import Validation, validate
 from expllm_jax.stages import experiment_tokenizer
 from expllm_jax.train import Progress
 
 Say = Callable[[str], None]
-ON_ERROR = ("raise", "skip")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,58 @@ def import_dataset(
         licence=dataset.licence,
         notice=unchecked_notice(dataset, chosen),
     )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_annotations` wrote."""
+
+    file: Path
+    format: str
+    written: int
+
+
+def export_annotations(
+    annotations: str | Path, out: str | Path, form: str, *, at_least: int | None = None, lossy: bool = False
+) -> Exported:
+    """Writes an annotations file in the form that another program reads.
+
+    Args:
+      annotations: the file; its pictures stay where they are, named by the same relative paths.
+      out: the file to write; must not exist.
+      form: "llava", "facial-r1", "ferbench" or "expllm" (the released JSON).
+      at_least: of "facial-r1" alone, which knows units as active or not: the grade, 1 to 5, from which on one is
+        active. It has no default: published scores use 1 or 2 and cannot be compared across the two.
+      lossy: leave out what has no place in the form instead of refusing it.
+
+    Raises:
+      ExpllmError: a file cannot be read or written, exists already, or says what has no place in the form.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ExpllmError(f"{out} exists already", "name another file with --out; nothing is overwritten")
+    if (at_least is None) == (form == "facial-r1"):
+        raise ExpllmError(
+            f"--at-least is {'missing' if at_least is None else 'of no use'} for {form}",
+            "give it for facial-r1, and for facial-r1 alone: the grade, 1 to 5, from which on a unit is active",
+        )
+    faces = read_annotations(annotations)
+    if not faces:
+        raise ExpllmError(f"{annotations} holds no annotations", "give a file that `expllm data import` wrote")
+    present = {face.expression for face in faces}
+    write: Mapping[str, Callable[[], int]] = {
+        "llava": lambda: write_llava(out, faces, lossy=lossy),
+        "facial-r1": lambda: write_facial_r1(out, faces, at_least=at_least or 0, lossy=lossy),
+        # Asked about is what occurs: a word that is never right would only be a trap.
+        "ferbench": lambda: write_ferbench(
+            out, faces, candidates=[word for word in EXPRESSIONS if word in present], lossy=lossy
+        ),
+        "expllm": lambda: write_released(out, faces, lossy=lossy),
+    }
+    try:
+        return Exported(out, form, write[form]())
+    except ExpllmError as error:
+        raise ExpllmError(error.problem, error.remedy.replace("lossy=True", "--lossy")) from error
 
 
 def class_counts(annotations: Sequence[Annotation]) -> dict[str, dict[str, int]]:
@@ -286,13 +339,19 @@ def build_from_annotations(
     beside = out.with_name(f".{out.name}.tokenizer")
     try:
         tokenizer = experiment_tokenizer(experiment, splits.get("train", []), template, beside)
-        say("records: " + ", ".join(f"{len(faces):,} {split}" for split, faces in splits.items())
+        faces = {
+            split: [(face, Path(pictures) / face.picture) for face in annotations]
+            for split, annotations in splits.items()
+        }
+        encoder = RecordEncoder(template, tokenizer, experiment.records)
+        plan_records(out, faces, encoder, on_error=on_error, overwrite=overwrite)  # refuses before anything is said
+        say("records: " + ", ".join(f"{len(told):,} {split}" for split, told in splits.items())
             + f"; {tokenizer.vocab_size:,} word pieces")  # fmt: skip
         progress = Progress(sum(map(len, splits.values())), "records", "records")
         manifest = build_records(
             out,
-            {split: [(face, Path(pictures) / face.picture) for face in faces] for split, faces in splits.items()},
-            RecordEncoder(template, tokenizer, experiment.records),
+            faces,
+            encoder,
             workers=workers,
             on_error=on_error,
             overwrite=overwrite,

@@ -77,6 +77,16 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.data_commands import export_annotations
+
+    done = export_annotations(
+        options.annotations, options.out, options.format, at_least=options.at_least, lossy=options.lossy
+    )
+    show(options, f"{done.written:,} annotations in {done.file}, as {done.format}")
+    return {"file": str(done.file), "format": done.format, "count": done.written}
+
+
 def _validate(options: argparse.Namespace) -> Outcome:
     from expllm_jax.data_commands import validate_data
 
@@ -126,6 +136,8 @@ def _show_validation(options: argparse.Namespace, found: Validation) -> None:
     if found.recorded:
         show(options, f"{found.recorded:,} pictures look like another one of the same person and split, as frames do")
     for kind, findings in found.by_kind():
+        if kind == "counts":
+            continue  # the table above says it
         show(options, f"\n{KINDS[kind]}: {len(findings):,}")
         for finding in findings[:_SHOWN]:
             show(options, f"  {finding.what}")
@@ -236,6 +248,24 @@ def add(verbs: Any) -> None:
     into.add_argument("--out", required=True, help="the annotations file to write; it must not exist")
     _which_part(into)
     _on_error(into)
+
+    out = add_verb(
+        data,
+        "export",
+        _export,
+        "annotations in the form that another program reads",
+        "expllm data export raf-db.jsonl --format llava --out raf-db.llava.json",
+    )
+    out.add_argument("annotations", help="a file of `data import` or `engine narrate`")
+    out.add_argument("--format", required=True, choices=_FORMATS, help="whose form; expllm is the released JSON")
+    out.add_argument("--out", required=True, help="the file to write; it must not exist")
+    out.add_argument(
+        "--at-least",
+        type=natural,
+        metavar="GRADE",
+        help="of facial-r1, which needs it: the grade, 1 to 5, from which on a unit is active",
+    )
+    out.add_argument("--lossy", action="store_true", help="leave out what has no place in the form")
 
     check = add_verb(
         data,

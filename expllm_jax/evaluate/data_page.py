@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.atomic import write_atomic
@@ -93,11 +93,12 @@ def _class_table(split: str, rows: Sequence[ClassCount]) -> str:
         )
         for row in rows
     ]
-    return table(("class", "found", "published", "difference", ""), body, caption=f"{split}, class by class")
+    return table(("class", "found", "published", "difference", "verdict"), body, caption=f"{split}, class by class")
 
 
 def _findings(found: Validation) -> str:
-    return "".join(_kind(found.root, kind, rows) for kind, rows in found.by_kind())
+    # The counts have a table and a plot of their own.
+    return "".join(_kind(found.root, kind, rows) for kind, rows in found.by_kind() if kind != "counts")
 
 
 def _kind(root: Path, kind: str, rows: Sequence[Finding]) -> str:
@@ -124,7 +125,9 @@ def _samples(found: Validation) -> str:
     shelves = "".join(
         f'<h3>{text(expression)}</h3><div class="shelf">'
         + "".join(
-            f"<figure>{_picture(found.root, name)}<figcaption>{text(name)}</figcaption></figure>" for name in names
+            f'<figure title="{text(name)}">{_picture(found.root, name)}'
+            f"<figcaption>{text(PurePosixPath(name).name)}</figcaption></figure>"
+            for name in names
         )
         + "</div>"
         for expression, names in found.samples.items()

@@ -46,7 +46,9 @@ KNOWN = ("expression", "units", "landmarks", "face_box", "attributes", "identity
 """The fields of an annotation of which is counted how many have one."""
 
 _AHEAD = 4096  # pictures given to the threads at once, so that a million of them is no million waiting tasks
-_ORDER_MARGIN = 0.05  # share of pictures by which another order must explain the counts better
+# When another label order is told of: it leaves at most this share of the pictures unexplained, the order they were
+# read in that much more, and there are enough of them for shares to mean something.
+_ORDER_MARGIN, _ORDER_PICTURES = 0.05, 100
 
 
 @dataclass(frozen=True)
@@ -264,11 +266,11 @@ def _wrong_order(counts: Sequence[ClassCount], order: str) -> Iterator[Finding]:
             continue
         if order in LABEL_ORDERS:
             numbers = {expression: number for number, expression in LABEL_ORDERS[order].items()}
-            if set(found) <= set(numbers):
+            if set(found) <= set(numbers) and sum(found.values()) >= _ORDER_PICTURES:
                 evidence = label_order_evidence({numbers[word]: n for word, n in found.items()}, published)
                 ours = next(each for each in evidence if each.order == order)
                 best = evidence[0]
-                if best.explains and best.distance + _ORDER_MARGIN < ours.distance:
+                if best.explains and best.distance <= _ORDER_MARGIN < ours.distance - best.distance:
                     fits = "exactly" if best.exact else f"but for {best.distance:.1%} of the pictures"
                     yield Finding(
                         "label-order",
