@@ -372,7 +372,9 @@ def test_inspect_marks_what_is_learnt(built):
         assert said in told.out, told.out
     learnt = re.findall(r"⟦(.*?)⟧", told.out, re.S)
     assert any(text.strip() == "Happiness‹end›" for text in learnt) and any("AU12" in text for text in learnt)
+    assert "mirrored row" in told.out and "The right lip corner" in told.out
     value = json.loads(expllm("data", "inspect", "--records", built, "--json").out)
+    assert "The right lip corner" in "".join(each["text"] for each in value["mirrored_row"])
     assert value["id"] == "0.png" and sum(each["weight"] for each in value["row"]) == pytest.approx(1)
     text = "".join(each["text"] for each in value["row"] if not each["special"])
     assert COT in text and value["annotation"]["identity"] == "p0"
@@ -405,8 +407,12 @@ def test_the_record_page_escapes_and_shows_both_pictures(built, tmp_path):
     assert told.status == 0 and str(tmp_path / "record.html") in told.out
     page = (tmp_path / "record.html").read_text()
     assert_self_contained(page)
-    assert "weight 0.75" in page or "weight 0.3" in page
-    assert "Lip corner puller" in page or "AU12" in page
+    assert "The right" in re.sub("<[^>]+>", "", page) and "The left" in re.sub("<[^>]+>", "", page)
+    images = re.findall(r'src="(data:image/jpeg[^"]+)" alt="(the picture[^"]*)"', page)
+    assert [alt for _, alt in images] == ["the picture", "the picture, mirrored"] and images[0][0] != images[1][0]
+    record = open_records(built, "train")[0]
+    largest = record.row.loss_weights.max()
+    assert f"weight {largest:.4g}" in page and 'class="w1' in page and 'class="w2' in page
 
 
 @pytest.mark.parametrize(

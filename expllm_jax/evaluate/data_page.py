@@ -89,7 +89,7 @@ def _class_table(split: str, rows: Sequence[ClassCount]) -> str:
             f"{row.found:,}",
             "–" if row.published is None else f"{row.published:,}",
             "–" if row.difference is None else f"{row.difference:+,}" if row.difference else "0",
-            row.verdict,
+            row.verdict.replace(" ", "\N{NO-BREAK SPACE}"),
         )
         for row in rows
     ]

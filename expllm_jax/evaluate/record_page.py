@@ -163,14 +163,16 @@ def render_record_page(view: RecordView) -> str:
         table(
             ("unit", "name", "intensity"),
             [(code, VOCABULARIES[vocabulary].unit(code).name, f"{value:.2f}") for code, value in values.items()],
-            caption=f"Action units, {vocabulary}",
+            caption=vocabulary,
         )
         for vocabulary, values in view.annotation.units.items()
         if values
     )
     lead = "Grey is given; coloured is learnt, each weight in a colour of its own. Point at a token for its numbers."
     known = table((), facts(view), caption="What is known", hidden=True)
-    body = "".join(parts) + f"<section><h2>What is known</h2>{known}{units}</section>"
+    body = "".join(parts) + f"<section><h2>What is known</h2>{known}</section>"
+    if units:
+        body += f'<section><h2>Action units</h2><div class="grid plots">{units}</div></section>'
     return page(record.id, lead, body)
 
 
