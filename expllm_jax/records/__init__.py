@@ -9,9 +9,10 @@ pixels.
 
 from __future__ import annotations
 
+from expllm_jax.records.answers import LOCATED_TASKS, TASKS, answer_of, read_answer
 from expllm_jax.records.building import BuildPlan, build_records, plan_records
 from expllm_jax.records.conversation import (
-    TASKS,
+    EXPRESSION_TASKS,
     ConversationTemplate,
     Roles,
     Round,
@@ -33,7 +34,15 @@ from expllm_jax.records.encode import (
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.list_file import ListEntry, RepeatedRows, read_list_file, repeated
 from expllm_jax.records.manifest import Manifest, ShardFile, SplitSummary
-from expllm_jax.records.pictures import PAD_COLOUR, STATISTICS, normalise, read_picture, square, storable_picture
+from expllm_jax.records.pictures import (
+    PAD_COLOUR,
+    STATISTICS,
+    normalise,
+    prepared_picture,
+    read_picture,
+    square,
+    storable_picture,
+)
 from expllm_jax.records.pipeline import PADDED_RECORD, BatchConfig, RowSource, batches, batches_per_epoch
 from expllm_jax.records.reading import (
     CorruptRecord,
@@ -55,6 +64,8 @@ from expllm_jax.records.tokenizers import (
 from expllm_jax.records.writing import write_records
 
 __all__ = [
+    "EXPRESSION_TASKS",
+    "LOCATED_TASKS",
     "PADDED_RECORD",
     "PAD_COLOUR",
     "QUESTION_INDEX",
@@ -85,6 +96,7 @@ __all__ = [
     "SplitSummary",
     "TaskWords",
     "Tokenizer",
+    "answer_of",
     "batches",
     "batches_per_epoch",
     "build_records",
@@ -99,6 +111,8 @@ __all__ = [
     "open_tokenizer",
     "pad_row",
     "plan_records",
+    "prepared_picture",
+    "read_answer",
     "read_list_file",
     "read_picture",
     "repeated",

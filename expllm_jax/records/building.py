@@ -103,7 +103,7 @@ class ShardJob:
                 file = [path, found.st_size, found.st_mtime_ns]
             except OSError:
                 file = [path]
-            digest.update(json.dumps([annotation.to_json(), file], sort_keys=True).encode() + b"\n")
+            digest.update(json.dumps([vars(annotation), file], sort_keys=True).encode() + b"\n")
         return digest.hexdigest()
 
 

@@ -15,8 +15,10 @@ file is one JSON object; every text in it is used exactly as written, white spac
       "name":   what the template is called
       "system": the line that opens the conversation
       "roles":  {"image": "Image:", "task": "TASK:", "user": "USER:", "assistant": "ASSISTANT:"}
-      "tasks":  {"label": {"description": …, "question": …}, "cot": {"description": …, "question": …}}
+      "tasks":  {"label": {"description": …, "question": …}, "cot": {"description": …, "question": …}, …}
     }
+
+A template words as many of the TASKS as it is used for.
 
 The line ends, the space behind a role, and the end token are the layout's and are not written in the file. To run a
 released checkpoint, write its own sentences into a copy of `templates/released_form.json`, which has white space where
@@ -33,17 +35,12 @@ from pathlib import Path
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.records.answers import TASKS, Size, answer_of, check_task
 
-TASKS = ("label", "cot")
-"""What can be asked about a face: its expression in one word, or the three-part text."""
+EXPRESSION_TASKS = ("label", "cot")
+"""The tasks of ExpLLM's last stage, and the default: the expression in one word, and the three-part text."""
 
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
-
-
-def check_task(task: str) -> None:
-    """Raises ExpllmError unless `task` is one of TASKS."""
-    if task not in TASKS:
-        raise ExpllmError(f"unknown task {task!r}", f"use one of: {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True)
@@ -59,20 +56,26 @@ class Round:
             raise ExpllmError(f"the answer of a {self.task!r} round is empty", "leave the round out instead")
 
 
-def rounds_of(annotation: Annotation, tasks: Iterable[str] = TASKS) -> tuple[Round, ...]:
+def rounds_of(
+    annotation: Annotation, tasks: Iterable[str] = EXPRESSION_TASKS, size: Size | None = None
+) -> tuple[Round, ...]:
     """The rounds that `annotation` has an answer for, in the order of `tasks`; what it lacks is left out.
 
-    Raises ExpllmError if nothing is left (a record that supervises nothing is a mistake, not a record).
+    Args:
+      annotation: what is known of the face.
+      tasks: some of TASKS.
+      size: width and height of the picture whose pixels the annotation counts; positions cannot be stated without.
+
+    Raises:
+      ExpllmError: nothing is left (a record that supervises nothing is a mistake, not a record), or as `answer_of`.
     """
     tasks = tuple(tasks)
-    for task in tasks:
-        check_task(task)
-    answers = {"label": annotation.expression, "cot": annotation.cot}
-    rounds = tuple(Round(task, answers[task]) for task in tasks if answers[task])
+    answers = {task: answer_of(annotation, task, size) for task in tasks}
+    rounds = tuple(Round(task, answer) for task, answer in answers.items() if answer)
     if not rounds:
         raise ExpllmError(
             f"{annotation.picture}: the annotation has no answer for any of the tasks {', '.join(tasks)}",
-            "give it an expression or a CoT text, or ask for other tasks",
+            "give it what one of them asks for, or ask for other tasks",
         )
     return rounds
 
@@ -135,12 +138,16 @@ class ConversationTemplate:
                 name=fields["name"],
                 system=fields["system"],
                 roles=Roles(**fields["roles"]),
-                tasks={task: TaskWords(**fields["tasks"][task]) for task in TASKS},
+                tasks={task: TaskWords(**words) for task, words in fields["tasks"].items()},
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ExpllmError(
                 f"{where}: a key is missing or unknown ({error})", "give it the keys of templates/face_v1.json"
             ) from error
+        if not template.tasks or not set(template.tasks) <= set(TASKS):
+            raise ExpllmError(
+                f"{where}: tasks words {', '.join(template.tasks) or 'nothing'}", f"use some of: {', '.join(TASKS)}"
+            )
         for key, text in template._texts():
             if not isinstance(text, str) or not text:
                 raise ExpllmError(f"{where}: {key} must be a text that is not empty", "write the sentence")
@@ -158,13 +165,25 @@ class ConversationTemplate:
         canonical = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def check_worded(self, task: str) -> None:
+        """Raises ExpllmError unless the template has words for `task`."""
+        check_task(task)
+        if task not in self.tasks:
+            raise ExpllmError(
+                f"the conversation template {self.name!r} has no words for the task {task!r}",
+                f'write "{task}": {{"description": …, "question": …}} under its "tasks", or leave the task out',
+            )
+
     def prefix_text(self) -> str:
         """What stands before the image tokens."""
         return f"{self.system}\n{self.roles.image}"
 
     def prompt_text(self, task: str, *, after_image: bool = True) -> str:
-        """From behind the image tokens (or, in a later round of a chain, behind the end token) to "ASSISTANT:"."""
-        check_task(task)
+        """From behind the image tokens (or, in a later round of a chain, behind the end token) to "ASSISTANT:".
+
+        Raises ExpllmError like `check_worded`.
+        """
+        self.check_worded(task)
         words, roles = self.tasks[task], self.roles
         text = f"{roles.task} {words.description}\n{roles.user} {words.question}\n{roles.assistant}"
         return "\n" + text if after_image else text

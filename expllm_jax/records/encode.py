@@ -18,23 +18,45 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from expllm_jax.cot.mirror import mirror_text
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
-from expllm_jax.records.conversation import TASKS, ConversationTemplate, Round, check_task, rounds_of
-from expllm_jax.records.pictures import storable_picture
-from expllm_jax.records.reference import ReferenceTokenizer, check_readable, reference_tokens
+from expllm_jax.faces.mirror import mirrored
+from expllm_jax.records.answers import LOCATED_TASKS, TASKS, Size, check_task
+from expllm_jax.records.conversation import EXPRESSION_TASKS, ConversationTemplate, Round, rounds_of
+from expllm_jax.records.framing import Region, face_region, padded_square
+from expllm_jax.records.pictures import (
+    SMALLEST_SIDE,
+    OpenPicture,
+    check_picture_format,
+    encoded_picture,
+    open_picture,
+    prepared_picture,
+)
+from expllm_jax.records.reference import (
+    ReferenceTemplateTokens,
+    ReferenceTokenizer,
+    check_readable,
+    reference_tokens,
+)
 from expllm_jax.records.round_order import QUESTION_INDEX, choose_rounds
+from expllm_jax.records.template_tokens import TemplateTokens
 from expllm_jax.records.tokenizers import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 LAYOUTS = ("branched", "chained", "reference")
 WEIGHTINGS = ("rounds", "tokens")
 LABEL_WEIGHT, COT_WEIGHT = 3.0, 1.0
 """Of the rounds in a row's loss by default: 3 : 1, as ExpLLM's lists repeat label and CoT records."""
+OTHER_WEIGHT = 1.0
+"""Of a round of any other task: ExpLLM's lists for those have every record once."""
+PICTURES = ("original", "square", "face")
+PICTURE_SIZE = 224
 PADDING, PREFIX = 0, 1
 """Segment numbers, as the model's attention mask reads them; rounds count up from PREFIX + 1."""
 
@@ -68,13 +90,22 @@ class EncodeConfig:
 
     image_tokens: int = 256  # placeholders per picture, as many as the projector gives; 1 to 4096
     layout: str = "branched"  # "branched", "chained" or "reference"
-    tasks: tuple[str, ...] = TASKS  # which rounds, in which order; those an annotation has no answer for are left out
+    tasks: tuple[str, ...] = (
+        EXPRESSION_TASKS  # which rounds, in which order; those an annotation has no answer for are left out
+    )
     order: str = "tasks"  # "tasks", or "all", "box", "box_first", "shuffled": see records.round_order
     order_seed: int = 0  # of the shuffled orders, together with the picture's name; 0 to 2³² - 1
     weighting: str = ""  # of the loss: "rounds", "tokens"; "" is "tokens" in layout "reference" and "rounds" in others
     label_weight: float = LABEL_WEIGHT  # with "rounds": share of the label round in the loss, against …
     cot_weight: float = COT_WEIGHT  # … that of the CoT round; 0 learns nothing from it
     legacy: bool = True  # layout "reference": the key of that name in the checkpoint's tokenizer_config.json
+    mirror: bool = True  # make the row of the mirrored picture as well; False where training never flips
+    picture: str = "original"  # what is stored: "original", as the file has it; "square", padded and resized; or …
+    crop_margin: float = 0.0  # … "face", cut to the face box and this part of its size on each side, then "square"
+    picture_size: int = PICTURE_SIZE  # pixels a side of what is stored, unless it is "original"
+    picture_format: str = (
+        "png"  # of what is stored, unless "original": "png", or "jpeg", which is smaller and not exact
+    )
 
     def __post_init__(self) -> None:
         _check_layout(self.image_tokens, self.layout)
@@ -91,6 +122,24 @@ class EncodeConfig:
             )
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ExpllmError(f"tasks {self.tasks} is empty or names a task twice", f"choose among {', '.join(TASKS)}")
+        self._check_picture()
+
+    def _check_picture(self) -> None:
+        check_picture_format(self.picture_format)
+        shape = (self.picture_size, self.picture_format)
+        for holds, problem, remedy in (
+            (self.picture in PICTURES, f"unknown picture {self.picture!r}", f"use one of: {', '.join(PICTURES)}"),
+            (SMALLEST_SIDE <= self.picture_size <= 4096, f"picture_size is {self.picture_size}",
+             f"use {SMALLEST_SIDE} to 4096"),
+            (0 <= self.crop_margin <= 4, f"crop_margin is {self.crop_margin}", "use 0 to 4"),
+            (self.picture == "face" or self.crop_margin == 0, "crop_margin has no effect without a crop",
+             'leave it out, or set picture="face"'),
+            (self.picture != "original" or shape == (PICTURE_SIZE, "png"),
+             "picture_size and picture_format have no effect on original pictures",
+             'leave them out, or set picture="square"'),
+        ):  # fmt: skip
+            if not holds:
+                raise ExpllmError(problem, remedy)
 
 
 def encode_record(
@@ -108,25 +157,17 @@ def encode_record(
 
     Supervised are the answers and the end token behind each. The weights of a row sum to 1, so that the loss is a mean
     over records, which neither batch size nor packing changes. Within the row, with `weighting` "rounds" a round's
-    weight (label_weight or cot_weight over the sum of those present) is spread evenly over its supervised tokens; with
-    "tokens" every supervised token of the row weighs the same, as in the released code, whose 3 : 1 of labels to texts
-    comes from repeating records instead (`records.list_file`). "" is "tokens" in the layout "reference" and "rounds" in
-    the others.
+    weight (label_weight, cot_weight or OTHER_WEIGHT over the sum of those present) is spread evenly over its supervised
+    tokens; with "tokens" every supervised token of the row weighs the same, as in the released code, whose 3 : 1 of
+    labels to texts comes from repeating records instead (`records.list_file`). "" is "tokens" in the layout "reference"
+    and "rounds" in the others.
 
     Raises ExpllmError for no rounds, an unknown layout or weighting, weights that are negative, all zero or without
     effect, image_tokens out of range, a tokenizer that the layout cannot use, or a text that holds the image
     placeholder (or what `check_readable` refuses).
     """
-    _check_layout(image_tokens, layout)
-    weighting = _check_weighting(layout, weighting, label_weight, cot_weight)
-    shares = _round_weights([round_.task for round_ in rounds], label_weight, cot_weight)
-    row = _row(rounds, template, tokenizer, image_tokens, layout)
-    if isinstance(tokenizer, ReferenceTokenizer):
-        check_readable(rounds, template, tokenizer)
-    lengths = [end - start for start, end in row.answers]
-    if weighting == "tokens":
-        shares = [length / sum(lengths) for length in lengths]
-    return row.encoded(shares)
+    texts = _template_tokens(template, tokenizer, layout)
+    return _training_row(rounds, texts, image_tokens, layout, weighting, label_weight, cot_weight)
 
 
 def encode_prompt(
@@ -145,8 +186,7 @@ def encode_prompt(
     """
     check_task(task)
     _check_layout(image_tokens, layout)
-    layout = "chained" if layout == "branched" else layout
-    return _row(history, template, tokenizer, image_tokens, layout, asked=task).encoded()
+    return _prompt_row(task, history, _template_tokens(template, tokenizer, layout), image_tokens, layout)
 
 
 def decode_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:
@@ -172,11 +212,16 @@ def open_tokenizer(path: str | Path, config: EncodeConfig) -> Tokenizer:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One stored example: the picture as encoded bytes (JPEG or PNG), what is known of it, and its row."""
+    """One stored example: the picture as encoded bytes (JPEG or PNG), what is known of it, and its rows.
+
+    Where it comes from is in the annotation: `split`, and in `provenance` what the reader (data set, label file, line)
+    and the CoT engine wrote, unchanged. Template, tokenizer and configuration are the same for all records of a folder
+    and stand in its manifest.
+    """
 
     id: str  # unique in the data set
     picture: bytes
-    annotation: Annotation
+    annotation: Annotation  # positions in pixels of `picture`
     row: EncodedRow
     mirrored: EncodedRow | None = None  # the row of the mirrored picture; None where it equals `row`
     located: bool = False  # a round states positions or angles, which only the flip keeps true (by way of `mirrored`)
@@ -186,7 +231,8 @@ class Record:
 class RecordEncoder:
     """Template, tokenizer and configuration together: annotation in, record out; and the matching prompts.
 
-    Raises ExpllmError if the layout cannot use the tokenizer; `open_tokenizer` gives one that it can.
+    Raises ExpllmError if the layout cannot use the tokenizer (`open_tokenizer` gives one that it can), or the template
+    has no words for a task.
     """
 
     template: ConversationTemplate
@@ -195,39 +241,93 @@ class RecordEncoder:
 
     def __post_init__(self) -> None:
         _check_kind(self.config.layout, self.tokenizer)
+        for task in self.config.tasks:
+            self.template.check_worded(task)
 
-    def rounds(self, annotation: Annotation, *, draw: int = 0) -> tuple[Round, ...]:
-        """The annotation's rounds in `config`'s order. A shuffled order is a function of order_seed, the picture's name
-        and `draw`, which counts the copies (or epochs) of an annotation that are to differ."""
+    def rounds(self, annotation: Annotation, size: Size | None = None, *, draw: int = 0) -> tuple[Round, ...]:
+        """The annotation's rounds in `config`'s order.
+
+        Args:
+          annotation: what is known of the face.
+          size: width and height of the picture whose pixels the annotation counts; "bbox" and "landmark" need it.
+          draw: counts the copies (or epochs) of an annotation that are to differ. A shuffled order is a function of
+            order_seed, the picture's name and this.
+
+        Raises ExpllmError as `rounds_of` and `choose_rounds`.
+        """
         config = self.config
-        rounds = rounds_of(annotation, config.tasks)
+        rounds = rounds_of(annotation, config.tasks, size)
         if config.order == "tasks":
             return rounds
         rng = np.random.default_rng([config.order_seed, zlib.crc32(annotation.picture.encode()), draw])
         by_task = {round_.task: round_ for round_ in rounds}
         return tuple(by_task[task] for task in choose_rounds(by_task, QUESTION_INDEX[config.order], rng))
 
-    def row(self, annotation: Annotation, *, draw: int = 0) -> EncodedRow:
+    def mirrored_rounds(self, annotation: Annotation, size: Size, *, draw: int = 0) -> tuple[Round, ...]:
+        """The rounds of the mirrored picture, in the order of `rounds` with the same arguments: left and right change
+        places in texts, positions and angles."""
+        # The square is what gets mirrored; padding may be a pixel wider on one side of the picture.
+        side = max(size)
+        flipped = mirrored(padded_square(size).moved(annotation, side), side)
+        texts = {
+            name: text and mirror_text(text) for name, text in (("cot", flipped.cot), ("caption", flipped.caption))
+        }
+        return self.rounds(replace(flipped, **texts), (side, side), draw=draw)
+
+    def row(self, annotation: Annotation, size: Size | None = None, *, draw: int = 0) -> EncodedRow:
         """The training row of the annotation's rounds, as `config` says."""
-        config = self.config
-        return encode_record(
-            self.rounds(annotation, draw=draw), self.template, self.tokenizer, config.image_tokens, config.layout,
-            weighting=config.weighting, label_weight=config.label_weight, cot_weight=config.cot_weight,
-        )  # fmt: skip
+        return self._row(self.rounds(annotation, size, draw=draw))
 
     def record(self, annotation: Annotation, picture: bytes | str | Path, *, id: str = "", draw: int = 0) -> Record:
         """The record of `annotation`; `picture` is a file or its content. The id is the annotation's picture path by
         default.
 
-        Raises ExpllmError naming the picture if it cannot be read (see `pictures.read_picture`).
+        Raises ExpllmError naming the picture if it cannot be read (see `pictures.read_picture`), or if it cannot be
+        said where in it the annotation's positions are.
         """
-        content = storable_picture(picture, name=annotation.picture)
-        return Record(id or annotation.picture, content, annotation, self.row(annotation, draw=draw))
+        content, annotation, size = self._prepared(open_picture(picture, name=annotation.picture), annotation)
+        rounds = self.rounds(annotation, size, draw=draw)
+        flipped = self.mirrored_rounds(annotation, size, draw=draw) if self.config.mirror else rounds
+        return Record(
+            id or annotation.picture,
+            content,
+            annotation,
+            self._row(rounds),
+            mirrored=None if flipped == rounds else self._row(flipped),
+            located=any(round_.task in LOCATED_TASKS for round_ in rounds),
+        )
+
+    def _prepared(self, opened: OpenPicture, annotation: Annotation) -> tuple[bytes, Annotation, Size]:
+        """What is stored of a picture, the annotation in its pixels, and its width and height."""
+        if opened.turned and (annotation.face_box or annotation.landmarks):
+            raise ExpllmError(
+                f"{annotation.picture} has to be turned to stand upright (EXIF), and the annotation has positions",
+                "store the picture upright and give the positions in it",
+            )
+        config = self.config
+        if config.picture == "original":
+            return opened.storable(), annotation, opened.size
+        whole = Region(0, 0, *opened.size)
+        region = face_region(annotation, config.crop_margin, opened.size) if config.picture == "face" else whole
+        pixels = prepared_picture(opened.pixels, config.picture_size, region)
+        moved = region.squared().moved(annotation, config.picture_size)
+        return encoded_picture(pixels, config.picture_format), moved, (config.picture_size, config.picture_size)
+
+    def _row(self, rounds: Sequence[Round]) -> EncodedRow:
+        config = self.config
+        return _training_row(
+            rounds, self._texts, config.image_tokens, config.layout,
+            config.weighting, config.label_weight, config.cot_weight,
+        )  # fmt: skip
+
+    @cached_property
+    def _texts(self) -> TemplateTokens:
+        return _template_tokens(self.template, self.tokenizer, self.config.layout)
 
     def prompt(self, task: str, *, history: Sequence[Round] = ()) -> EncodedRow:
         """See `encode_prompt`."""
-        config = self.config
-        return encode_prompt(task, self.template, self.tokenizer, config.image_tokens, config.layout, history=history)
+        check_task(task)
+        return _prompt_row(task, history, self._texts, self.config.image_tokens, self.config.layout)
 
 
 def pad_row(row: EncodedRow, length: int, pad_token: int) -> EncodedRow:
@@ -267,23 +367,52 @@ class _Row:
         )
 
 
-def _row(
-    rounds: Sequence[Round],
-    template: ConversationTemplate,
-    tokenizer: Tokenizer,
-    image_tokens: int,
-    layout: str,
-    *,
-    asked: str = "",
-) -> _Row:
-    """The row in which `rounds` have been answered and, if `asked` names a task, that is asked next."""
+def _template_tokens(template: ConversationTemplate, tokenizer: Tokenizer, layout: str) -> TemplateTokens:
+    """The template's tokens as `layout` needs them; raises ExpllmError if it cannot use the tokenizer."""
     _check_kind(layout, tokenizer)
     if isinstance(tokenizer, ReferenceTokenizer):
-        found = reference_tokens(rounds, template, tokenizer, image_tokens, asked=asked)
+        return ReferenceTemplateTokens(template, tokenizer)
+    return TemplateTokens(template, tokenizer)
+
+
+def _training_row(
+    rounds: Sequence[Round],
+    texts: TemplateTokens,
+    image_tokens: int,
+    layout: str,
+    weighting: str,
+    label_weight: float,
+    cot_weight: float,
+) -> EncodedRow:
+    """See `encode_record`."""
+    _check_layout(image_tokens, layout)
+    weighting = _check_weighting(layout, weighting, label_weight, cot_weight)
+    shares = _round_weights([round_.task for round_ in rounds], label_weight, cot_weight)
+    row = _row(rounds, texts, image_tokens, layout)
+    if isinstance(texts, ReferenceTemplateTokens):
+        check_readable(rounds, texts.template, texts.tokenizer)
+    lengths = [end - start for start, end in row.answers]
+    if weighting == "tokens":
+        shares = [length / sum(lengths) for length in lengths]
+    return row.encoded(shares)
+
+
+def _prompt_row(
+    task: str, history: Sequence[Round], texts: TemplateTokens, image_tokens: int, layout: str
+) -> EncodedRow:
+    """See `encode_prompt`."""
+    layout = "chained" if layout == "branched" else layout
+    return _row(history, texts, image_tokens, layout, asked=task).encoded()
+
+
+def _row(rounds: Sequence[Round], texts: TemplateTokens, image_tokens: int, layout: str, *, asked: str = "") -> _Row:
+    """The row in which `rounds` have been answered and, if `asked` names a task, that is asked next."""
+    if isinstance(texts, ReferenceTemplateTokens):
+        found = reference_tokens(rounds, texts, image_tokens, asked=asked)
         length = len(found.ids)
         segments = [PREFIX] * found.prefix + [PREFIX + 1] * (length - found.prefix)
         return _Row(found.ids, list(range(length)), segments, found.answers)
-    builder = _RowBuilder(template, tokenizer, image_tokens, layout)
+    builder = _RowBuilder(texts, image_tokens, layout)
     for round_ in rounds:
         builder.ask(round_.task)
         builder.answer(round_.answer)
@@ -295,11 +424,11 @@ def _row(
 class _RowBuilder:
     """Grows a row of separately tokenised texts."""
 
-    def __init__(self, template: ConversationTemplate, tokenizer: Tokenizer, image_tokens: int, layout: str) -> None:
-        self._template, self._tokenizer, self._branched = template, tokenizer, layout == "branched"
+    def __init__(self, texts: TemplateTokens, image_tokens: int, layout: str) -> None:
+        self._texts, self._branched = texts, layout == "branched"
         self._segment = PREFIX
         self.row = _Row([], [], [], [])
-        self._add(tokenizer.encode(template.prefix_text(), first=True) + [tokenizer.image] * image_tokens)
+        self._add([*texts.opening(), *[texts.tokenizer.image] * image_tokens])
         self._prefix_length = len(self.row.tokens)
 
     def ask(self, task: str) -> None:
@@ -308,16 +437,17 @@ class _RowBuilder:
         self._segment = self._segment + 1 if self._branched or opening else self._segment
         after_image = self._branched or opening
         start = self._prefix_length if after_image else len(self.row.tokens)
-        self._add(self._tokenizer.encode(self._template.prompt_text(task, after_image=after_image)), start=start)
+        self._add(self._texts.prompt(task, after_image=after_image), start=start)
 
     def answer(self, answer: str) -> None:
         """Adds the answer and the end token."""
         start = len(self.row.tokens)
-        ids = [*self._tokenizer.encode(self._template.answer_text(answer)), self._tokenizer.eos]
+        template, tokenizer = self._texts.template, self._texts.tokenizer
+        ids = [*tokenizer.encode(template.answer_text(answer)), tokenizer.eos]
         self._add(ids, start=self.row.positions[-1] + 1)
         self.row.answers.append((start, start + len(ids)))
 
-    def _add(self, ids: list[int], *, start: int = 0) -> None:
+    def _add(self, ids: Sequence[int], *, start: int = 0) -> None:
         self.row.tokens += ids
         self.row.positions += range(start, start + len(ids))
         self.row.segments += [self._segment] * len(ids)
@@ -360,11 +490,12 @@ def _round_weights(tasks: Sequence[str], label_weight: float, cot_weight: float)
     """Shares of the rounds in a row's loss; they sum to 1."""
     for task in tasks:
         check_task(task)
-    shares = {"label": label_weight, "cot": cot_weight}
-    total = sum(shares[task] for task in tasks)
+    named = {"label": label_weight, "cot": cot_weight}
+    weights = [named.get(task, OTHER_WEIGHT) for task in tasks]
+    total = sum(weights)
     if not tasks or min(label_weight, cot_weight) < 0 or not 0 < total < float("inf"):
         raise ExpllmError(
             f"nothing to learn: rounds {list(tasks)} with label_weight {label_weight} and cot_weight {cot_weight}",
             "give at least one round a weight above 0, and none a negative one",
         )
-    return [shares[task] / total for task in tasks]
+    return [weight / total for weight in weights]

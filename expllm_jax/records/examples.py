@@ -48,7 +48,7 @@ def features() -> tfds.features.FeaturesDict:
 
 def serialised(record: Record) -> bytes:
     """The bytes of `record`, the same wherever and whenever they are made."""
-    fields = record.annotation.to_json()
+    fields = vars(record.annotation)  # all plain values: to_json() would copy every one of them
     columns = {"id": _text(record.id), "picture": _bytes(record.picture), "located": _integers([int(record.located)])}
     columns |= {column: _text(fields[name] or "") for column, name in _TEXT_COLUMNS.items()}
     columns |= {name: _text(json.dumps(fields[name], sort_keys=True, ensure_ascii=False)) for name in _JSON_COLUMNS}

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.conversation import ConversationTemplate, Round
+from expllm_jax.records.template_tokens import TemplateTokens
 from expllm_jax.records.tokenizers import IMAGE_PIECE, SentencePieceTokenizer
 
 _SPACE = "▁"  # how SentencePiece writes one
@@ -91,13 +92,37 @@ class ReferenceTokens:
     answers: list[tuple[int, int]]  # of every round: first supervised token, and one past its end token
 
 
+class ReferenceTemplateTokens(TemplateTokens):
+    """A template's texts as the released code tokenises them: chunks between special tokens.
+
+    Raises ExpllmError where a text is asked for that holds a special token.
+    """
+
+    tokenizer: ReferenceTokenizer
+
+    def opening(self) -> tuple[int, ...]:
+        return self._ids(self.template.prefix_text().rstrip(), first=True)
+
+    def prompt(self, task: str, *, after_image: bool) -> tuple[int, ...]:
+        return self._ids(self.prompt_text(task, after_image=after_image))
+
+    def prompt_text(self, task: str, *, after_image: bool) -> str:
+        """The prompt as it is read: white space next to the image tokens is lost."""
+        text = self.template.prompt_text(task, after_image=after_image)
+        return text.lstrip() if after_image else text
+
+    def _read(self, text: str, *, first: bool) -> list[int]:
+        if special := self.tokenizer.special_in(text):
+            raise ExpllmError(
+                f"the conversation template {self.template.name!r} holds the special token {special}",
+                "take it out: special tokens are put in by the encoder alone",
+            )
+        ids = self.tokenizer.chunk(text, first=first)
+        return [self.tokenizer.bos, *ids] if first else ids
+
+
 def reference_tokens(
-    rounds: Sequence[Round],
-    template: ConversationTemplate,
-    tokenizer: ReferenceTokenizer,
-    image_tokens: int,
-    *,
-    asked: str = "",
+    rounds: Sequence[Round], texts: ReferenceTemplateTokens, image_tokens: int, *, asked: str = ""
 ) -> ReferenceTokens:
     """The conversation in which `rounds` have been answered and, if `asked` names a task, that is asked next.
 
@@ -105,14 +130,15 @@ def reference_tokens(
 
     Raises ExpllmError for a template with a special token, or a model whose pieces span prompt and answer.
     """
-    _check_wording(template, tokenizer)
-    opening = template.prefix_text().rstrip()
-    ids = [tokenizer.bos, *tokenizer.chunk(opening, first=True), *[tokenizer.image] * image_tokens]
+    template, tokenizer = texts.template, texts.tokenizer
+    ids = [*texts.opening(), *[tokenizer.image] * image_tokens]
     prefix, answers = len(ids), []
     for number, round_ in enumerate(rounds):
-        prompt = _prompt(round_.task, template, after_image=number == 0)
-        given, both = tokenizer.chunk(prompt), tokenizer.chunk(prompt + template.answer_text(round_.answer))
-        if both[: len(given)] != given:
+        after_image = number == 0
+        given = texts.prompt(round_.task, after_image=after_image)
+        prompt = texts.prompt_text(round_.task, after_image=after_image)
+        both = tokenizer.chunk(prompt + template.answer_text(round_.answer))
+        if tuple(both[: len(given)]) != given:
             raise ExpllmError(
                 f"{tokenizer.path} has a piece that spans {template.roles.assistant!r} and the answer behind it",
                 "use a tokenizer whose pieces end at a space, as LLaMA's do",
@@ -120,7 +146,7 @@ def reference_tokens(
         answers.append((len(ids) + len(given), len(ids) + len(both) + 1))
         ids += [*both, tokenizer.eos]
     if asked:
-        ids += tokenizer.chunk(_prompt(asked, template, after_image=not rounds))
+        ids += texts.prompt(asked, after_image=not rounds)
     return ReferenceTokens(ids, prefix, answers)
 
 
@@ -136,18 +162,4 @@ def check_readable(rounds: Sequence[Round], template: ConversationTemplate, toke
                 f"the answer {answer[:60]!r} of a {round_.task!r} round holds {found!r}, which the released code reads "
                 "as part of the conversation",
                 'take it out of the text, or use the layout "branched" or "chained"',
-            )
-
-
-def _prompt(task: str, template: ConversationTemplate, *, after_image: bool) -> str:
-    text = template.prompt_text(task, after_image=after_image)
-    return text.lstrip() if after_image else text
-
-
-def _check_wording(template: ConversationTemplate, tokenizer: ReferenceTokenizer) -> None:
-    for text in (template.prefix_text(), *map(template.prompt_text, template.tasks)):
-        if special := tokenizer.special_in(text):
-            raise ExpllmError(
-                f"the conversation template {template.name!r} holds the special token {special}",
-                "take it out: special tokens are put in by the encoder alone",
             )

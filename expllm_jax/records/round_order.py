@@ -21,8 +21,11 @@ REFERENCE_KEYS: Mapping[str, str] = {
     "cot": "description",
     "label": "emo",
 }
-"""Task -> its key in the released annotation files, in the released code's order. What a record has no answer for, be
-it that no reader gives it yet, is passed over."""
+"""Task -> its key in the released annotation files, in the released code's order. What a record has no answer for is
+passed over."""
+
+ALONE = "caption"
+"""The task that is not in the table: a record of an image-caption pair asks for nothing else."""
 
 QUESTION_INDEX: Mapping[str, int] = {"all": -1, "box": 0, "box_first": 1, "shuffled": 2}
 """Our name of each `--question_index`: all tasks in the table's order (its RAF-DB recipe); the face box alone (its face
@@ -35,17 +38,26 @@ def choose_rounds(available: Collection[str], question_index: int, rng: np.rando
     Args:
       available: the tasks that the record has an answer for, in any order.
       question_index: -1, 0, 1 or 2; see QUESTION_INDEX.
-      rng: draws the order for 1 and 2. As much is drawn for every record, whatever it has answers for.
+      rng: draws the order for 1 and 2. As much is drawn for every record, whatever it has answers for; nothing for a
+        caption, which stands alone under every index.
 
     Raises:
-      ExpllmError: for an unknown index or task, or if nothing is left to ask.
+      ExpllmError: for an unknown index or task, a caption among others, or if nothing is left to ask.
     """
     if question_index not in QUESTION_INDEX.values():
         names = ", ".join(f"{index} ({name})" for name, index in QUESTION_INDEX.items())
         raise ExpllmError(f"question_index is {question_index}", f"use one of: {names}")
     table = list(REFERENCE_KEYS)
-    if unknown := sorted(set(available) - set(table)):
-        raise ExpllmError(f"unknown task {unknown[0]!r}", f"use some of: {', '.join(table)}")
+    if unknown := sorted(set(available) - {*table, ALONE}):
+        raise ExpllmError(f"unknown task {unknown[0]!r}", f"use some of: {', '.join([*table, ALONE])}")
+    if ALONE in available:
+        if len(available) > 1:
+            raise ExpllmError(
+                f"a record has a caption and answers to {', '.join(sorted(set(available) - {ALONE}))}, which the "
+                "released code never asks for together",
+                'leave some of them out of the tasks, or use order="tasks"',
+            )
+        return (ALONE,)
     if question_index == 0:
         chosen = table[:1]
     elif question_index == 1:

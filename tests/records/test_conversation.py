@@ -8,7 +8,7 @@ import pytest
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
-from expllm_jax.records import ConversationTemplate, Round, rounds_of
+from expllm_jax.records import TASKS, ConversationTemplate, Round, rounds_of
 from expllm_jax.records.conversation import TEMPLATE_FOLDER
 
 
@@ -61,6 +61,25 @@ def test_empty_sentence_is_named(template):
         ConversationTemplate.from_json(fields)
 
 
+@pytest.mark.parametrize("name", ["face_v1", "released_form"])
+def test_the_shipped_templates_word_every_task(name):
+    shipped = ConversationTemplate.load(name)
+    assert tuple(shipped.tasks) == TASKS
+    assert len({shipped.prompt_text(task) for task in TASKS}) == len(TASKS)
+
+
+def test_a_template_words_what_it_is_used_for(template):
+    fields = template.to_json()
+    fields["tasks"] = {"label": fields["tasks"]["label"]}
+    narrow = ConversationTemplate.from_json(fields)
+    assert narrow.prompt_text("label") == template.prompt_text("label")
+    with pytest.raises(ExpllmError, match="'face_v1' has no words for the task 'bbox'"):
+        narrow.prompt_text("bbox")
+    for tasks, named in (({}, "nothing"), ({"gaze": fields["tasks"]["label"]}, "gaze"), ([], "missing")):
+        with pytest.raises(ExpllmError, match=named):
+            ConversationTemplate.from_json({**fields, "tasks": tasks})
+
+
 def test_rounds_follow_the_tasks_and_skip_what_is_missing():
     both = Annotation("a.png", expression="Fear", cot="text")
     assert rounds_of(both, ("cot", "label")) == (Round("cot", "text"), Round("label", "Fear"))
@@ -69,5 +88,9 @@ def test_rounds_follow_the_tasks_and_skip_what_is_missing():
         rounds_of(Annotation("a.png"))
     with pytest.raises(ExpllmError, match="unknown task 'labels'"):
         rounds_of(both, ("labels",))
+    located = Annotation("a.png", face_box=(0, 0, 5, 5))
+    assert rounds_of(located, ("label", "bbox"), (10, 10)) == (Round("bbox", "0.0000, 0.0000, 0.5000, 0.5000"),)
+    with pytest.raises(ExpllmError, match=r"a.png.*size of the picture"):
+        rounds_of(located, ("bbox",))
     with pytest.raises(ExpllmError, match="empty"):
         Round("cot", " \n")

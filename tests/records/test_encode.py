@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import json
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.faces import Annotation
+from expllm_jax.faces.attributes import CELEBA_40
 from expllm_jax.records import (
+    PAD_COLOUR,
     EncodeConfig,
     RecordEncoder,
     Round,
@@ -16,7 +27,9 @@ from expllm_jax.records import (
     encode_prompt,
     encode_record,
     pad_row,
+    read_answer,
     read_picture,
+    train_sentencepiece,
 )
 from tests.records.examples import annotation, picture_bytes
 
@@ -176,3 +189,205 @@ def test_encoder_makes_records_and_their_prompts(encoder):
     assert set(only_cot.row(annotation(1)).segments) == {1, 2}
     with pytest.raises(ExpllmError, match="faces/0001.png"):
         encoder.record(annotation(1), b"hello")
+
+
+EVERY_TASK = ("bbox", "landmark", "attr", "age_gender_race", "headpose", "cot", "label")
+
+
+def everything(width: int, height: int) -> Annotation:
+    """A face with an answer to each of EVERY_TASK, in a picture of that size."""
+    rng = np.random.default_rng(width)
+    angles = {"yaw": 12.5, "pitch": -3.0, "roll": 4.25, "gender": "female", "race": "White", "age_group": "20-29"}
+    return Annotation(
+        "faces/all.png",
+        expression="Fear",
+        cot="The left brow rises, the right one does not.",
+        attributes={**angles, **dict.fromkeys(CELEBA_40, 0.0)},
+        landmarks=tuple(map(tuple, rng.uniform(0, 1, (68, 2)) * (width, height))),
+        face_box=(width * 0.2, height * 0.3, width * 0.5, height * 0.4),
+        provenance={"dataset": "made up", "label_file": "labels.csv", "line": "7"},
+    )
+
+
+def png(width: int, height: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def learnt(row, tokenizer) -> list[str]:
+    """The texts that a row teaches, one a round."""
+    supervised = row.loss_weights > 0
+    starts = np.flatnonzero(supervised & ~np.roll(supervised, 1))
+    ends = np.flatnonzero(supervised & ~np.roll(supervised, -1)) + 1
+    return [decode_answer(row.tokens[start:end], tokenizer) for start, end in zip(starts, ends, strict=True)]
+
+
+@pytest.fixture(params=[(50, 50), (41, 30), (30, 41)], ids=str)
+def located(request, template, own_tokenizer):
+    """A record with positions, its encoder, and the size of its picture."""
+    encoder = RecordEncoder(template, own_tokenizer, EncodeConfig(image_tokens=4, tasks=EVERY_TASK))
+    return encoder.record(everything(*request.param), png(*request.param)), encoder, request.param
+
+
+def test_the_mirrored_row_states_the_mirrored_picture(located, own_tokenizer):
+    record, encoder, size = located
+    said = dict(zip(EVERY_TASK, learnt(record.row, own_tokenizer), strict=True))
+    flipped = dict(zip(EVERY_TASK, learnt(record.mirrored, own_tokenizer), strict=True))
+    assert [round_.answer for round_ in encoder.rounds(everything(*size), size)] == list(said.values())
+    assert flipped["cot"] == "The right brow rises, the left one does not."
+    for task in ("label", "attr", "age_gender_race"):
+        assert flipped[task] == said[task]
+    said, flipped = (
+        {task: np.array(read_answer(task, answers[task])) for task in ("bbox", "landmark", "headpose")}
+        for answers in (said, flipped)
+    )
+    # x becomes 1 - x in the square that the model sees, whatever padding is in it, to the last decimal.
+    x, y, width, height = said["bbox"]
+    np.testing.assert_allclose(flipped["bbox"], (1 - x - width, y, width, height), atol=0.00016)
+    swapped = said["landmark"][[1, 0, 2, 4, 3]]
+    np.testing.assert_allclose(flipped["landmark"], np.stack([1 - swapped[:, 0], swapped[:, 1]], 1), atol=0.00011)
+    np.testing.assert_allclose(flipped["headpose"], said["headpose"] * (-1, 1, -1))
+
+
+def test_records_say_whether_they_state_positions(encoder, located):
+    assert located[0].located
+    assert not encoder.record(annotation(1), picture_bytes(1)).located
+    for task in ("bbox", "landmark", "headpose"):
+        only = RecordEncoder(encoder.template, encoder.tokenizer, EncodeConfig(image_tokens=4, tasks=("label", task)))
+        assert only.record(everything(50, 50), png(50, 50)).located
+        assert not only.record(Annotation("a.png", expression="Fear"), png(50, 50)).located
+
+
+def test_a_row_that_mirroring_does_not_change_is_stored_once(encoder):
+    record = encoder.record(annotation(1), picture_bytes(1))
+    assert record.mirrored is None
+    sided = dataclasses.replace(annotation(1), cot="The left brow rises.")
+    assert encoder.record(sided, picture_bytes(1)).mirrored is not None
+    never = RecordEncoder(encoder.template, encoder.tokenizer, dataclasses.replace(encoder.config, mirror=False))
+    assert never.record(sided, picture_bytes(1)).mirrored is None
+
+
+def test_both_rows_have_the_same_order(encoder, template, own_tokenizer):
+    config = EncodeConfig(image_tokens=4, tasks=EVERY_TASK, order="shuffled", layout="chained")
+    shuffled = RecordEncoder(template, own_tokenizer, config)
+    for draw in range(5):
+        rounds = shuffled.rounds(everything(50, 40), (50, 40), draw=draw)
+        flipped = shuffled.mirrored_rounds(everything(50, 40), (50, 40), draw=draw)
+        assert [round_.task for round_ in flipped] == [round_.task for round_ in rounds]
+
+
+def test_captions_are_mirrored_as_texts_are(template, own_tokenizer):
+    encoder = RecordEncoder(template, own_tokenizer, EncodeConfig(image_tokens=4, tasks=("caption",)))
+    record = encoder.record(Annotation("a.png", caption="A dog on the left of a man."), png(40, 40))
+    assert learnt(record.row, own_tokenizer) == ["A dog on the left of a man."]
+    assert learnt(record.mirrored, own_tokenizer) == ["A dog on the right of a man."]
+
+
+@pytest.mark.skipif("EXPLLM_FIXTURES" not in os.environ, reason="EXPLLM_FIXTURES is not set")
+def test_flipping_never_leaves_left_for_right_in_the_released_texts(template, tmp_path):
+    """Through the whole encoder, and told by rule: side words change places one by one and all else stays."""
+    file = Path(os.environ["EXPLLM_FIXTURES"], "rafdb_val_cot_half.json")
+    texts = [entry["description"] for entry in json.loads(file.read_text())]
+    tokenizer = train_sentencepiece(texts[:300], tmp_path / "tokenizer.model", 1024)
+    encoder = RecordEncoder(template, tokenizer, EncodeConfig(image_tokens=1, tasks=("cot",)))
+    side, other = re.compile(r"\b(left|right)(?=(?:wards?)?\b)", re.IGNORECASE), {"left": "right", "right": "left"}
+    picture, sided = png(16, 16), 0
+    for number, text in enumerate(texts):
+        record = encoder.record(Annotation(f"{number}.png", cot=text), picture)
+        (said,) = learnt(record.row, tokenizer)
+        assert said == text
+        words = [word.lower() for word in side.findall(text)]
+        if not words:
+            assert record.mirrored is None or learnt(record.mirrored, tokenizer) == [text]
+            continue
+        sided += 1
+        (flipped,) = learnt(record.mirrored, tokenizer)
+        assert [word.lower() for word in side.findall(flipped)] == [other[word] for word in words]
+        assert side.split(flipped)[::2] == side.split(text)[::2]
+    assert sided > 200
+
+
+def test_other_tasks_weigh_one(template, own_tokenizer):
+    rounds = [Round("label", "Fear"), Round("cot", "text"), Round("bbox", "0.1000, 0.2000, 0.3000, 0.4000")]
+    row = encode_record(rounds, template, own_tokenizer, IMAGE)
+    shares = [row.loss_weights[row.segments == segment].sum() for segment in (2, 3, 4)]
+    np.testing.assert_allclose(shares, (0.6, 0.2, 0.2), rtol=1e-5)
+
+
+def test_a_task_without_words_is_refused_before_any_record(template, own_tokenizer):
+    narrow = dataclasses.replace(template, tasks={"label": template.tasks["label"]})
+    with pytest.raises(ExpllmError, match="no words for the task 'cot'"):
+        RecordEncoder(narrow, own_tokenizer, EncodeConfig())
+
+
+def test_original_pictures_stay_byte_for_byte(encoder):
+    content = png(41, 30)
+    assert encoder.record(annotation(1), content).picture == content
+
+
+@pytest.mark.parametrize("kind", ["square", "face"])
+@pytest.mark.parametrize("picture_format", ["png", "jpeg"])
+def test_pictures_are_stored_as_the_model_sees_them(template, own_tokenizer, kind, picture_format):
+    margin = 0.25 if kind == "face" else 0.0
+    config = EncodeConfig(
+        image_tokens=4, tasks=EVERY_TASK, picture=kind, picture_size=48, picture_format=picture_format,
+        crop_margin=margin,
+    )  # fmt: skip
+    face, content = everything(60, 40), png(60, 40)
+    record = RecordEncoder(template, own_tokenizer, config).record(face, content)
+    pixels = read_picture(record.picture)
+    assert pixels.shape == (48, 48, 3)
+    assert record.picture[:4] == {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff\xe0"}[picture_format]
+    # What is kept of the picture: the box is (12, 12, 30, 16), its margin 7.5 and 4 pixels.
+    left, top, right, bottom = (4, 8, 50, 32) if kind == "face" else (0, 0, 60, 40)
+    part = Image.fromarray(read_picture(content)).crop((left, top, right, bottom))
+    side, canvas = right - left, Image.new("RGB", (right - left, right - left), PAD_COLOUR)
+    down = (side - part.height) // 2
+    canvas.paste(part, (0, down))
+    expected = np.asarray(canvas.resize((48, 48), Image.Resampling.BILINEAR))
+    if picture_format == "png":
+        np.testing.assert_array_equal(pixels, expected)
+    else:
+        assert np.abs(pixels.astype(float) - expected).mean() < 6  # noise is the worst that a JPEG can be given
+    # The positions in the record are those of the stored picture, and the answers say the same.
+    scale = 48 / side
+    np.testing.assert_allclose(
+        record.annotation.face_box, ((12 - left) * scale, (12 - top + down) * scale, 30 * scale, 16 * scale)
+    )
+    answers = dict(zip(EVERY_TASK, learnt(record.row, own_tokenizer), strict=True))
+    np.testing.assert_allclose(
+        read_answer("bbox", answers["bbox"]), np.array(record.annotation.face_box) / 48, atol=0.00006
+    )
+    points = (np.array(record.annotation.landmarks)[[30, 48, 54]] + 0.5) / 48
+    np.testing.assert_allclose(read_answer("landmark", answers["landmark"])[2:], points, atol=0.00006)
+    assert record.annotation.provenance == face.provenance
+
+
+def test_a_picture_to_be_turned_keeps_no_positions(encoder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = io.BytesIO()
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(content, "PNG", exif=exif)
+    with pytest.raises(ExpllmError, match=r"faces/0001\.png has to be turned"):
+        encoder.record(annotation(1), content.getvalue())
+    upright = dataclasses.replace(annotation(1), landmarks=(), face_box=())
+    assert read_picture(encoder.record(upright, content.getvalue()).picture).shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"picture": "round"}, "round"),
+        ({"picture": "square", "picture_size": 8}, "picture_size"),
+        ({"picture": "square", "picture_format": "gif"}, "gif"),
+        ({"picture": "face", "crop_margin": -0.1}, "crop_margin"),
+        ({"picture": "square", "crop_margin": 0.1}, "no effect without a crop"),
+        ({"picture_size": 112}, "no effect on original"),
+        ({"picture_format": "jpeg"}, "no effect on original"),
+    ],
+)
+def test_picture_settings_say_what_is_wrong(changes, named):
+    with pytest.raises(ExpllmError, match=named):
+        EncodeConfig(**changes)

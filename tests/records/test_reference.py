@@ -31,7 +31,7 @@ from expllm_jax.records import (
     train_sentencepiece,
     write_records,
 )
-from expllm_jax.records.reference import reference_tokens
+from expllm_jax.records.reference import ReferenceTemplateTokens, reference_tokens
 from tests.records.examples import annotation, picture_bytes
 
 IMAGE = 3
@@ -113,7 +113,7 @@ def test_row_by_hand(released_form, reference):
 def test_any_text_comes_back_stripped_and_prompts_begin_rows(released_form, llama_tokenizer, rounds, legacy):
     tokenizer = ReferenceTokenizer(llama_tokenizer.path, legacy=legacy)
     row = encode_record(rounds, released_form, tokenizer, IMAGE, "reference")
-    found = reference_tokens(rounds, released_form, tokenizer, IMAGE)
+    found = reference_tokens(rounds, ReferenceTemplateTokens(released_form, tokenizer), IMAGE)
     assert found.ids == row.tokens.tolist()
     assert row.positions.tolist() == list(range(len(row)))
     assert row.loss_weights.sum() == pytest.approx(1, abs=1e-5)
@@ -135,7 +135,8 @@ def test_the_model_sees_plain_causal_attention(released_form, reference):
 def test_weighting_by_rounds_can_be_asked_for(released_form, reference):
     rounds = [Round("label", "Fear"), Round("cot", "a long text about it")]
     row = encode_record(rounds, released_form, reference, IMAGE, "reference", weighting="rounds", label_weight=1.0)
-    (start, end), (later, last) = reference_tokens(rounds, released_form, reference, IMAGE).answers
+    texts = ReferenceTemplateTokens(released_form, reference)
+    (start, end), (later, last) = reference_tokens(rounds, texts, IMAGE).answers
     assert row.loss_weights[start:end].sum() == pytest.approx(0.5)
     assert row.loss_weights[later:last].sum() == pytest.approx(0.5)
     chained = encode_record(rounds, released_form, llama(reference), IMAGE, "chained", weighting="tokens")

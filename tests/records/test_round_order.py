@@ -23,7 +23,7 @@ def test_the_table_is_the_released_one():
     assert list(REFERENCE_KEYS.values()) == [
         "bbox", "attr", "landmark", "age_gender_race", "headpose", "description", "emo",
     ]  # fmt: skip
-    assert set(TASKS) <= set(REFERENCE_KEYS)
+    assert set(TASKS) - {"caption"} == set(REFERENCE_KEYS)
 
 
 def test_fixed_orders():
@@ -53,6 +53,13 @@ def test_the_order_is_a_function_of_what_is_there_and_of_the_generator(index):
     full, part = choose_rounds(EVERYTHING, index, first), choose_rounds({"label", "cot", "attr"}, index, second)
     assert part == tuple(task for task in full if task in part)
     assert first.bit_generator.state == second.bit_generator.state
+
+
+@pytest.mark.parametrize("index", QUESTION_INDEX.values())
+def test_a_caption_stands_alone(index):
+    assert choose_rounds({"caption"}, index, rng()) == ("caption",)
+    with pytest.raises(ExpllmError, match="caption and answers to cot, label"):
+        choose_rounds({"caption", "label", "cot"}, index, rng())
 
 
 @pytest.mark.parametrize(
