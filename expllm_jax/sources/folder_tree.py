@@ -108,8 +108,9 @@ class FolderTree(Columns):
         if not self.class_folders:
             yield from self._read_pictures(reading, listing, more, folder, {"split": split}, self.label, named)
             return
-        strays = sorted(listing.files(folder))
-        if strays and folder:
+        # At the top of a dataset there may be a readme, but no picture.
+        strays = [name for name in sorted(listing.files(folder)) if folder or is_picture(name)]
+        if strays:
             where = reading.root / folder
             reading.problems(
                 ExpllmError(

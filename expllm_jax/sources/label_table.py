@@ -66,14 +66,12 @@ class LabelTable(Columns):
         claims = Claims(listing)
         more = FurtherColumns(self.beside, reading, base, listing)
         complete = True
-        # Splits that nobody asked for come first: then a picture in two splits is told of where it is asked for.
-        for file, split in sorted(
-            self.files.items(), key=lambda item: reading.wants(item[1]) or self.split is not None
-        ):
-            if self.split is None and not reading.wants(split):
-                complete &= self._note(reading, claims, base, file, split)
-            else:
-                yield from self._read_file(reading, claims, more, base, file, split)
+        wanted = {file: split for file, split in self.files.items() if self.split or reading.wants(split)}
+        # The others come first: a picture in two splits is then told of in the one that is asked for.
+        for file in (file for file in self.files if file not in wanted):
+            complete &= self._note(reading, claims, base, file)
+        for file, split in wanted.items():
+            yield from self._read_file(reading, claims, more, base, file, split)
         if complete:
             folder = None if self.picture_folder is None else join(base, self.picture_folder)
             unclaimed = claims.unclaimed(folder)

@@ -120,8 +120,9 @@ def read_array(column: str, separator: str = ";") -> Callable[[Path], Mapping[st
     """A reader of .npy files with a number, a number as text, or a row of numbers. Pickled objects are refused."""
 
     def read(path: Path) -> Mapping[str, str]:
-        values = np.load(path, allow_pickle=False).ravel()
-        return {column: separator.join(_as_text(value) for value in values.tolist())}
+        with path.open("rb") as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        return {column: separator.join(_as_text(value) for value in values.ravel().tolist())}
 
     return read
 
