@@ -1,7 +1,7 @@
 """Texts about a mirrored face: whatever was left is right now.
 
 Swapped are the words left and right (in lower, upper or title case), their compounds (right-sided, leftward, lefthand)
-and codes that hold a side: L12, AUL12, AU12L, eyeBlink_L, and the sided codes of FEAFA and ARKit (FEAFA12,
+and codes that hold a side: L12, AUL12, AU12L, eyeBlink_L, "L: 0.3", and the sided codes of FEAFA and ARKit (FEAFA12,
 mouthSmileLeft). A plain "AU12" has no side in FACS and stays. So does a word that only looks like a side, such as
 "right away" or "left open": the short list ``_NO_SIDE`` tells which.
 
@@ -33,6 +33,9 @@ _SIDED = re.compile(
             # AU12L, AU12_L, AU12 (L), browDown_L; but not OpenFace's AU12_r and AU12_c, which are no sides.
             r"(?<![A-Za-z0-9])(?P<unit>AU ?\d{1,2}(?:_| ?\()?)(?P<after>[LR])(?=[A-E]?(?![A-Za-z0-9]))",
             r"(?<=[a-z]_)(?P<suffix>[LR])(?![A-Za-z0-9])",
+            # Values of two sides: "(L)", "L: 0.3, R: 0.2".
+            r"(?<=\()(?P<enclosed>[LR])(?=\))",
+            r"(?<![\w.'’-])(?P<valued>[LR])(?=\s*[:=]\s*[\d.])",
         )
     )
 )

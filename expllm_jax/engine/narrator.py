@@ -39,8 +39,8 @@ def narrate(expression: str, units: Mapping[str, float], config: NarratorConfig,
 
     Every unit of at least ``cot.STATED_FROM`` is stated, top of the face to bottom, with a word for its intensity;
     others are not, and only units in the "minimal" band are ever called absent. The conclusion names ``expression`` and
-    no other. Full texts have 84 to 146 words and at most 1,000 characters, brief ones 30 to 60 words as long as there
-    are no more than nine units to state.
+    no other. Full texts have 84 to 146 words and at most 1,000 characters as long as there are no more than 25 units to
+    state, brief ones 30 to 60 words up to nine units.
 
     Args:
         expression: one of ``faces.EXPRESSIONS``.

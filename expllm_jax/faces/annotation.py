@@ -42,7 +42,7 @@ class Annotation:
     caption: str | None = None  # free text that describes the picture, None where it has none
     identity: str = ""  # who it is, as an opaque id; one identity never lies in two splits
     split: str = ""  # "train", "clean", "mild", "hard", ...
-    attributes: Mapping[str, str | float] = field(default_factory=dict)  # age group, light, pose, ...
+    attributes: Mapping[str, str | float] = field(default_factory=dict)  # see faces.attributes; others are allowed
     landmarks: tuple[tuple[float, float], ...] = ()  # 5 or 68 points (x, y), or none
     face_box: tuple[float, ...] = ()  # (x, y, width, height), or ()
     provenance: Mapping[str, str] = field(default_factory=dict)  # where picture, label and text come from
@@ -56,7 +56,7 @@ class Annotation:
             )
         for name, units in self.units.items():
             check_intensities(units, vocabulary(name))
-        if self.landmarks and len(self.landmarks) not in LANDMARKS:
+        if len(self.landmarks) not in (0, *LANDMARKS):
             raise ExpllmError(
                 f"{self.picture} has {len(self.landmarks)} landmarks.", "Give 5 or 68 points (x, y), or none."
             )

@@ -6,6 +6,7 @@ groups are each data set's own words, since they cut people up differently and c
 
 Head poses have the signs of 300W-LP and AFLW2000, seen in the picture: a positive **yaw** points the nose to the left
 of the picture (the person's right), a positive **pitch** points it up, a positive **roll** turns the head clockwise.
+That is how 3DDFA's rotation matrix and Hopenet's drawing of the axes read the files.
 """
 
 from __future__ import annotations

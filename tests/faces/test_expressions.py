@@ -1,4 +1,4 @@
-"""Label orders, intensity scales and the ties between expressions and units."""
+"""Label orders, words for expressions and the ties between expressions and units."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from expllm_jax.cot import EXPRESSION_WORDS
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import (
     ARKIT_52,
+    ASSOCIATIONS,
     BASIC_7,
     EXPRESSIONS,
     FACS,
     FEAFA_24,
     LABEL_ORDERS,
+    LABEL_WORDS,
+    NOT_EXPRESSIONS,
     PROTOTYPES,
     SOURCED_UNITS,
     associated_expressions,
     expression_of,
-    grade_of,
-    is_active,
-    letter_of,
+    expression_word,
     prototype_units,
-    value_of_grade,
-    value_of_letter,
 )
 
 
@@ -46,6 +44,52 @@ def test_known_label_numbers():
         expression_of("raf-db", 0)
     with pytest.raises(ExpllmError, match="'rafdb'"):
         expression_of("rafdb", 1)
+    with pytest.raises(ExpllmError, match="label 9.*'uncertain'"):
+        expression_of("affectnet", 9)
+
+
+def test_alphabetical_orders_are_alphabetical():
+    adjectives = dict(Anger="angry", Happiness="happy", Sadness="sad")  # as the folders are called
+    for name in ("emotiefflib-7", "emotiefflib-8", "ferplus-folders", "sfew"):
+        words = [adjectives.get(word, word.lower()) for word in LABEL_ORDERS[name].values()]
+        assert words == sorted(words) and min(LABEL_ORDERS[name]) == 0, name
+
+
+def test_labels_left_out_on_purpose_are_no_expressions():
+    for dataset, meanings in NOT_EXPRESSIONS.items():
+        known = {**LABEL_ORDERS.get(dataset, {}), **LABEL_WORDS.get(dataset, {})}
+        assert known and not set(meanings) & set(known), dataset
+    assert set(NOT_EXPRESSIONS["affectnet"]) == {8, 9, 10} and set(NOT_EXPRESSIONS["ferplus-csv"]) == {8, 9}
+
+
+def test_words_of_micro_expression_sets():
+    casme2 = "others disgust happiness repression surprise sadness fear".split()
+    samm = "anger other happiness surprise contempt disgust fear sadness".split()
+    for dataset, words in (("casme2", casme2), ("samm", samm)):
+        assert {*LABEL_WORDS[dataset], *NOT_EXPRESSIONS[dataset]} == set(words)
+        assert all(expression_word(word) == label for word, label in LABEL_WORDS[dataset].items())
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_nouns_and_adjectives_in_any_case_name_an_expression(expression):
+    for word in (expression, *EXPRESSION_WORDS[expression]):
+        for written in (word, word.upper(), word.capitalize(), f" {word.lower()} "):
+            assert expression_word(written) == expression
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("hapiness", "'hapiness'.*'happiness' .Happiness.*Neutral, Happiness"),
+        ("angr", "'angry' .Anger"),
+        ("natural", "'neutral' .Neutral"),
+        ("", "'' names no expression. The label words"),
+        ("7", "'7'"),
+    ],
+)
+def test_a_word_that_names_no_expression_is_refused_with_the_nearest(word, message):
+    with pytest.raises(ExpllmError, match=message):
+        expression_word(word)
 
 
 @pytest.mark.skipif("EXPLLM_FIXTURES" not in os.environ, reason="EXPLLM_FIXTURES names no folder of released labels")
@@ -57,29 +101,6 @@ def test_released_labels_are_the_basic_seven():
     )
 
 
-def test_grades_and_letters():
-    assert [grade_of(v) for v in (0.0, 0.09, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)] == [0, 0, 1, 2, 3, 4, 5, 5]
-    assert [letter_of(v) for v in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)] == ["", "A", "B", "C", "D", "E"]
-    for grade in range(6):
-        assert grade_of(value_of_grade(grade)) == grade
-    for letter in ("", *"ABCDE"):
-        assert letter_of(value_of_letter(letter)) == letter
-    assert is_active(0.3, at_least=2) and not is_active(0.2, at_least=2)
-
-
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_grades_rise_with_intensity(a, b):
-    low, high = sorted((a, b))
-    assert grade_of(low) <= grade_of(high)
-    assert abs(value_of_grade(grade_of(a)) - a) <= 0.1 + 1e-9
-
-
-@pytest.mark.parametrize("call", [lambda: grade_of(1.2), lambda: value_of_grade(6), lambda: value_of_letter("F")])
-def test_values_off_the_scale_are_refused(call):
-    with pytest.raises(ExpllmError):
-        call()
-
-
 def test_prototypes_rest_on_sources():
     assert tuple(PROTOTYPES) == EXPRESSIONS
     for expression, units in PROTOTYPES.items():
@@ -87,6 +108,19 @@ def test_prototypes_rest_on_sources():
         assert set(units) <= attested and set(units) <= set(FACS.codes)
         assert all(0 < value <= 1 for value in units.values())
         assert prototype_units(expression) == dict(units)
+
+
+def test_associations_hold_every_sourced_unit_and_what_the_sources_say_beside():
+    for entry in ASSOCIATIONS:
+        assert entry.unit in FACS and entry.expression in EXPRESSIONS
+        assert (entry.share is not None) == (entry.source == "Du 2014")
+        listed = entry.unit in SOURCED_UNITS[entry.expression].get(entry.source, ())
+        assert listed == (entry.share is None or entry.share >= 0.5)
+    found = {(e.expression, e.unit): e for e in ASSOCIATIONS if e.source == "EMFACS"}
+    assert found["Contempt", "AU14"].side == "right" and found["Contempt", "AU14"].at_least == "A"
+    assert found["Fear", "AU7"].optional and not found["Fear", "AU20"].optional
+    assert SOURCED_UNITS["Sadness"]["Du 2014"] == ("AU4", "AU15", "AU1", "AU6", "AU17")
+    assert "AU26" not in SOURCED_UNITS["Fear"]["Du 2014"]  # 33 % of the subjects
 
 
 def test_no_two_prototypes_are_alike():
