@@ -32,9 +32,11 @@ from expllm_jax.records.answers import LOCATED_TASKS, TASKS, Size, check_task
 from expllm_jax.records.conversation import EXPRESSION_TASKS, ConversationTemplate, Round, rounds_of
 from expllm_jax.records.framing import Region, face_region, padded_square
 from expllm_jax.records.pictures import (
+    RESIZES,
     SMALLEST_SIDE,
     OpenPicture,
     check_picture_format,
+    check_resize,
     encoded_picture,
     open_picture,
     prepared_picture,
@@ -90,9 +92,7 @@ class EncodeConfig:
 
     image_tokens: int = 256  # placeholders per picture, as many as the projector gives; 1 to 4096
     layout: str = "branched"  # "branched", "chained" or "reference"
-    tasks: tuple[str, ...] = (
-        EXPRESSION_TASKS  # which rounds, in which order; those an annotation has no answer for are left out
-    )
+    tasks: tuple[str, ...] = EXPRESSION_TASKS  # which rounds, in which order; without those that have no answer
     order: str = "tasks"  # "tasks", or "all", "box", "box_first", "shuffled": see records.round_order
     order_seed: int = 0  # of the shuffled orders, together with the picture's name; 0 to 2³² - 1
     weighting: str = ""  # of the loss: "rounds", "tokens"; "" is "tokens" in layout "reference" and "rounds" in others
@@ -103,9 +103,8 @@ class EncodeConfig:
     picture: str = "original"  # what is stored: "original", as the file has it; "square", padded and resized; or …
     crop_margin: float = 0.0  # … "face", cut to the face box and this part of its size on each side, then "square"
     picture_size: int = PICTURE_SIZE  # pixels a side of what is stored, unless it is "original"
-    picture_format: str = (
-        "png"  # of what is stored, unless "original": "png", or "jpeg", which is smaller and not exact
-    )
+    resize: str = "antialiased"  # to that size; "reference" does it as OpenCV does, which aliases
+    picture_format: str = "png"  # of what is stored, unless "original": "png", or "jpeg", which is not exact
 
     def __post_init__(self) -> None:
         _check_layout(self.image_tokens, self.layout)
@@ -126,7 +125,8 @@ class EncodeConfig:
 
     def _check_picture(self) -> None:
         check_picture_format(self.picture_format)
-        shape = (self.picture_size, self.picture_format)
+        check_resize(self.resize)
+        made = (self.picture_size, self.resize, self.picture_format)
         for holds, problem, remedy in (
             (self.picture in PICTURES, f"unknown picture {self.picture!r}", f"use one of: {', '.join(PICTURES)}"),
             (SMALLEST_SIDE <= self.picture_size <= 4096, f"picture_size is {self.picture_size}",
@@ -134,8 +134,8 @@ class EncodeConfig:
             (0 <= self.crop_margin <= 4, f"crop_margin is {self.crop_margin}", "use 0 to 4"),
             (self.picture == "face" or self.crop_margin == 0, "crop_margin has no effect without a crop",
              'leave it out, or set picture="face"'),
-            (self.picture != "original" or shape == (PICTURE_SIZE, "png"),
-             "picture_size and picture_format have no effect on original pictures",
+            (self.picture != "original" or made == (PICTURE_SIZE, RESIZES[0], "png"),
+             "picture_size, resize and picture_format have no effect on original pictures",
              'leave them out, or set picture="square"'),
         ):  # fmt: skip
             if not holds:
@@ -309,7 +309,7 @@ class RecordEncoder:
             return opened.storable(), annotation, opened.size
         whole = Region(0, 0, *opened.size)
         region = face_region(annotation, config.crop_margin, opened.size) if config.picture == "face" else whole
-        pixels = prepared_picture(opened.pixels, config.picture_size, region)
+        pixels = prepared_picture(opened.pixels, config.picture_size, region, config.resize)
         moved = region.squared().moved(annotation, config.picture_size)
         return encoded_picture(pixels, config.picture_format), moved, (config.picture_size, config.picture_size)
 
@@ -350,8 +350,7 @@ class _Row:
     """A row before it is known how much each of its answers weighs."""
 
     tokens: list[int]
-    positions: list[int]
-    segments: list[int]
+    runs: list[tuple[int, int, int]]  # tokens that count on: position of the first, segment, how many
     answers: list[tuple[int, int]]  # of every round: first supervised token, and one past its end token
 
     def encoded(self, shares: Sequence[float] = ()) -> EncodedRow:
@@ -359,12 +358,10 @@ class _Row:
         weights = np.zeros(len(self.tokens), np.float32)
         for (start, end), share in zip(self.answers, shares, strict=False):
             weights[start:end] = share / (end - start)
-        return EncodedRow(
-            np.asarray(self.tokens, np.int32),
-            np.asarray(self.positions, np.int32),
-            np.asarray(self.segments, np.int32),
-            weights,
-        )
+        starts, segments, lengths = np.asarray(self.runs, np.int32).T
+        before = np.cumsum(lengths, dtype=np.int32) - lengths
+        positions = np.repeat(starts - before, lengths) + np.arange(len(self.tokens), dtype=np.int32)
+        return EncodedRow(np.asarray(self.tokens, np.int32), positions, np.repeat(segments, lengths), weights)
 
 
 def _template_tokens(template: ConversationTemplate, tokenizer: Tokenizer, layout: str) -> TemplateTokens:
@@ -409,9 +406,8 @@ def _row(rounds: Sequence[Round], texts: TemplateTokens, image_tokens: int, layo
     """The row in which `rounds` have been answered and, if `asked` names a task, that is asked next."""
     if isinstance(texts, ReferenceTemplateTokens):
         found = reference_tokens(rounds, texts, image_tokens, asked=asked)
-        length = len(found.ids)
-        segments = [PREFIX] * found.prefix + [PREFIX + 1] * (length - found.prefix)
-        return _Row(found.ids, list(range(length)), segments, found.answers)
+        runs = [(0, PREFIX, found.prefix), (found.prefix, PREFIX + 1, len(found.ids) - found.prefix)]
+        return _Row(found.ids, runs, found.answers)
     builder = _RowBuilder(texts, image_tokens, layout)
     for round_ in rounds:
         builder.ask(round_.task)
@@ -427,7 +423,7 @@ class _RowBuilder:
     def __init__(self, texts: TemplateTokens, image_tokens: int, layout: str) -> None:
         self._texts, self._branched = texts, layout == "branched"
         self._segment = PREFIX
-        self.row = _Row([], [], [], [])
+        self.row = _Row([], [], [])
         self._add([*texts.opening(), *[texts.tokenizer.image] * image_tokens])
         self._prefix_length = len(self.row.tokens)
 
@@ -444,13 +440,13 @@ class _RowBuilder:
         start = len(self.row.tokens)
         template, tokenizer = self._texts.template, self._texts.tokenizer
         ids = [*tokenizer.encode(template.answer_text(answer)), tokenizer.eos]
-        self._add(ids, start=self.row.positions[-1] + 1)
+        asked_at, _, length = self.row.runs[-1]
+        self._add(ids, start=asked_at + length)
         self.row.answers.append((start, start + len(ids)))
 
     def _add(self, ids: Sequence[int], *, start: int = 0) -> None:
         self.row.tokens += ids
-        self.row.positions += range(start, start + len(ids))
-        self.row.segments += [self._segment] * len(ids)
+        self.row.runs.append((start, self._segment, len(ids)))
 
 
 def _check_layout(image_tokens: int, layout: str) -> None:

@@ -45,6 +45,8 @@ class Region:
 
     def moved(self, annotation: Annotation, size: int) -> Annotation:
         """`annotation` with box and landmarks in the pixels of this (square) region, resized to `size`."""
+        if not annotation.landmarks and not annotation.face_box:
+            return annotation
         return replace(
             annotation,
             landmarks=tuple(self.point(x, y, size) for x, y in annotation.landmarks),

@@ -28,6 +28,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.framing import Region, padded_square
+from expllm_jax.records.opencv_resize import opencv_linear
 
 PAD_COLOUR = (123, 117, 104)
 """ExpLLM pads with this RGB colour: CLIP's mean, so 0 after normalisation (released code, `datasets/facetask.py`)."""
@@ -126,23 +127,38 @@ def cut(picture: np.ndarray, region: Region) -> np.ndarray:
     return pixels
 
 
-def square(picture: np.ndarray, size: int = 224) -> np.ndarray:
+RESIZES = ("antialiased", "reference")
+
+
+def square(picture: np.ndarray, size: int = 224, resize: str = "antialiased") -> np.ndarray:
     """Pads to a centred square with PAD_COLOUR, then resizes to uint8 [size, size, 3].
 
-    Bilinear with half-pixel centres; when it shrinks, over the whole area that falls into a pixel (the reference's
-    OpenCV call skips pixels there, which aliases). A picture of that size already is returned as it is.
+    Bilinear with half-pixel centres; when it shrinks, over the whole area that falls into a pixel. `resize` "reference"
+    gives the very levels of the reference's OpenCV call instead, which skips pixels there and aliases. A picture of
+    that size already is returned as it is. Raises ExpllmError for another `resize`.
     """
+    check_resize(resize)
     height, width = picture.shape[:2]
     picture = cut(picture, padded_square((width, height)))
     if len(picture) == size:
         return picture
+    if resize == "reference":
+        return opencv_linear(picture, size)
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def prepared_picture(picture: np.ndarray, size: int, region: Region | None = None) -> np.ndarray:
+def check_resize(resize: str) -> None:
+    """Raises ExpllmError unless `resize` is one of RESIZES."""
+    if resize not in RESIZES:
+        raise ExpllmError(f"unknown resize {resize!r}", f"use one of: {', '.join(RESIZES)}")
+
+
+def prepared_picture(
+    picture: np.ndarray, size: int, region: Region | None = None, resize: str = "antialiased"
+) -> np.ndarray:
     """What the model is to see of a picture, uint8 [size, size, 3]: `region` of it (all by default) made `square`,
     which leaves such a picture as it is when it is read again."""
-    return square(picture if region is None else cut(picture, region), size)
+    return square(picture if region is None else cut(picture, region), size, resize)
 
 
 def check_statistics(statistics: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records import PAD_COLOUR, normalise, read_picture, square, storable_picture
 
+OPENCV = Path(__file__).parent.parent / "golden" / "opencv_resize.npz"  # made by make_opencv_resize.py
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (40, 30, 3), np.uint8)
 SMOOTH = np.stack(np.broadcast_arrays(np.arange(48)[:, None] * 5, np.arange(40)[None] * 6, 90), -1).astype(np.uint8)
@@ -177,6 +179,25 @@ def test_square_pads_with_the_mean_colour_and_enlarges_bilinearly():
     wide = COLOUR.transpose(1, 0, 2)
     np.testing.assert_array_equal(square(wide, 40), padded.transpose(1, 0, 2))
     np.testing.assert_array_equal(square(padded, 40), padded)
+
+
+def test_reference_resizing_is_opencvs():
+    with np.load(OPENCV) as golden:
+        for side, expected in golden.items():
+            picture = np.random.default_rng(int(side)).integers(0, 256, (int(side), int(side), 3), np.uint8)
+            np.testing.assert_array_equal(square(picture, len(expected), "reference"), expected, err_msg=side)
+        assert len(golden) == 8
+    # 2 pixels to 3, on paper: the edges are kept, and the middle lies half way.
+    low, high = (0, 0, 0), (100, 100, 100)
+    across = square(np.array([[low, high], [low, high]], np.uint8), 3, "reference")
+    assert (across[..., 0] == [0, 50, 100]).all()
+    # It skips pixels where the other looks at them all.
+    stripes = np.zeros((72, 72, 3), np.uint8)
+    stripes[:, 1::3] = 255
+    assert (square(stripes, 24, "reference") == 255).all()
+    assert np.abs(square(stripes, 24)[2:-2, 2:-2].astype(float) - 85).max() < 40
+    with pytest.raises(ExpllmError, match="cubic"):
+        square(stripes, 24, "cubic")
 
 
 def test_normalise_is_the_published_one():
