@@ -13,8 +13,10 @@ alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import shlex
 import shutil
@@ -45,6 +47,7 @@ from expllm_jax.records import (
     ConversationTemplate,
     RecordEncoder,
     RecordSource,
+    Round,
     Tokenizer,
     open_encoder,
     open_records,
@@ -263,10 +266,23 @@ def experiment_tokenizer(
         return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), folder / "tokenizer.json"))
     if wanted.kind != "sentencepiece":
         return open_tokenizer(wanted.kind, experiment.records)
-    texts = training_texts([rounds_of(face, experiment.records.tasks) for face in annotations], template)
+    texts = training_texts(_conversations(annotations, experiment.records.tasks), template)
     path = folder / "tokenizer.model"
     train_sentencepiece(texts, path, wanted.pieces, cross_words=wanted.cross_words, split_digits=wanted.split_digits)
     return open_tokenizer(path, experiment.records)
+
+
+def _conversations(annotations: Sequence[Annotation], tasks: Sequence[str]) -> Iterator[tuple[Round, ...]]:
+    """What a tokenizer is trained on. Faces that cannot be asked about are left to the encoder, which says why."""
+    for face in annotations:
+        # No picture has been opened yet. Its true size would only change the digits of the positions.
+        reached = [value for point in face.landmarks for value in point]
+        if face.face_box:
+            left, top, width, height = face.face_box
+            reached += [left + width, top + height]
+        side = math.ceil(max(reached, default=0.0)) + 1
+        with contextlib.suppress(ExpllmError):
+            yield rounds_of(face, tasks, (side, side))
 
 
 def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -339,6 +340,21 @@ def test_pictures_that_cannot_be_read_stop_the_build_or_are_counted(tmp_path):
     assert outcome.status == 2 and "3.png" in outcome.err and not (tmp_path / "r").exists()
     told = json.loads(expllm(*words, "--on-error", "skip", "--json").out)
     assert told["splits"]["train"]["records"] == 5 and sum(told["splits"]["train"]["skipped"].values()) == 1
+
+
+def test_faces_without_answers_are_skipped_and_positions_can_be_asked_for(tmp_path):
+    file = write_faces(tmp_path / "in")
+    faces = [replace(face, expression=None, cot=None) if face.picture == "2.png" else face
+             for face in read_annotations(file)]  # fmt: skip
+    write_annotations(file, [replace(face, face_box=(4.0, 5.0, 30.0, 31.0)) for face in faces])
+    words = ["data", "build", "tiny", "--annotations", file, "--pictures", tmp_path / "in", "--workers", "1", "--json"]
+    outcome = expllm(*words, "--out", tmp_path / "r")
+    assert outcome.status == 2 and "2.png" in outcome.err
+    told = json.loads(expllm(*words, "--out", tmp_path / "r", "--on-error", "skip").out)
+    assert told["splits"]["train"]["records"] == 5 and sum(told["splits"]["train"]["skipped"].values()) == 1
+    boxes = ["--out", tmp_path / "boxes", "--set", "records.tasks=bbox,label"]
+    assert json.loads(expllm(*words, *boxes).out)["splits"]["train"]["records"] == 6
+    assert open_records(tmp_path / "boxes", "train")[0].located
 
 
 def test_wrong_builds_are_one_error(tmp_path, monkeypatch):
