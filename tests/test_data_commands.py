@@ -164,7 +164,10 @@ def faces(tmp_path) -> Path:
 def test_a_clean_dataset_has_status_0(faces):
     told = expllm("data", "validate", faces / "faces.jsonl", faces)
     assert told.status == 0 and "clean: nothing to look at" in told.out and "nothing published" in told.out
-    assert "looking at 6/6" in told.err
+    assert "looking at 6/6" in told.err and "lack" not in told.out
+    rows = read_annotations(faces / "faces.jsonl")
+    write_annotations(faces / "faces.jsonl", [replace(rows[0], attributes={"gender": "male"}), *rows[1:]])
+    assert "lack  attributes 5, attribute gender 5" in expllm("data", "validate", faces / "faces.jsonl", faces).out
 
 
 def test_findings_have_status_1_and_are_told(raf, tmp_path):

@@ -119,7 +119,7 @@ def _validate(options: argparse.Namespace) -> Outcome:
 
 
 def _show_validation(options: argparse.Namespace, found: Validation) -> None:
-    from expllm_jax.sources.validation import KINDS
+    from expllm_jax.sources.validation import KINDS, KNOWN
 
     rows = [("split", "class", "found", "published", "")]
     for row in found.counts:
@@ -127,11 +127,19 @@ def _show_validation(options: argparse.Namespace, found: Validation) -> None:
         rows.append((row.split or "–", row.expression, f"{row.found:,}", published, row.verdict))
     show(options, "")
     _table(options, rows)
-    held = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in found.known.items())
+    held = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in found.known.items() if name in KNOWN)
+    missing = [
+        f"{name.replace('_', ' ')} {found.annotations - number:,}"
+        for name, number in found.known.items()
+        if 0 < number < found.annotations
+    ]
     sizes = list(found.sizes.items())
     listed = ", ".join(f"{size} ({number:,})" for size, number in sizes[:4])
     more = f" and {len(sizes) - 4:,} other sizes" if len(sizes) > 4 else ""
-    show(options, f"\nhave  {held}\nsizes {listed}{more}")
+    show(options, f"\nhave  {held}")
+    if missing:
+        show(options, "lack  " + ", ".join(missing))
+    show(options, f"sizes {listed}{more}")
     show(options, "kinds " + ", ".join(f"{mode} ({number:,})" for mode, number in found.modes.items()))
     if found.recorded:
         show(options, f"{found.recorded:,} pictures look like another one of the same person and split, as frames do")

@@ -35,7 +35,7 @@ KINDS = {
     "look-alike": "pictures of one split that look the same",
     "shared-file": "the same file in two splits",
     "shared-look": "pictures that look the same in two splits",
-    "shared-identity": "people in more than one split",
+    "shared-identity": "people that are trained on and in another split",
 }
 """Kind of finding -> what it is, in the plural; in the order in which they are shown."""
 
@@ -92,7 +92,7 @@ class Validation:
     pictures: int  # distinct paths
     counts: tuple[ClassCount, ...]
     findings: tuple[Finding, ...]
-    known: Mapping[str, int]  # of KNOWN -> how many annotations have it
+    known: Mapping[str, int]  # of KNOWN, units by vocabulary and attributes by name -> how many annotations have it
     sizes: Mapping[str, int]  # "100 x 100" -> pictures, most frequent first
     modes: Mapping[str, int]  # "JPEG RGB" -> pictures, most frequent first
     recorded: int  # look-alikes of one person in one split, as frames of a film are; no findings
@@ -178,7 +178,7 @@ def validate(
         pictures=len(names),
         counts=counts,
         findings=tuple(sorted(findings, key=lambda finding: list(KINDS).index(finding.kind))),
-        known={name: sum(bool(getattr(annotation, name)) for annotation in annotations) for name in KNOWN},
+        known=_known(annotations),
         sizes=dict(Counter(_times(picture.size) for picture in readable).most_common()),
         modes=dict(Counter(picture.mode for picture in readable).most_common()),
         recorded=recorded,
@@ -355,13 +355,27 @@ def _pair(owner: Mapping[str, Annotation], first: str, second: str, are: str) ->
     return said
 
 
+def _known(annotations: Sequence[Annotation]) -> dict[str, int]:
+    known = {name: sum(bool(getattr(annotation, name)) for annotation in annotations) for name in KNOWN}
+    details = Counter(
+        detail
+        for annotation in annotations
+        for detail in (
+            *(f"units {name}" for name in annotation.units),
+            *(f"attribute {a}" for a in annotation.attributes),
+        )
+    )
+    return known | dict(sorted(details.items()))
+
+
 def _shared_identities(annotations: Sequence[Annotation]) -> Iterator[Finding]:
+    """People in a training split and another one. Two splits that are only asked about may show the same people."""
     where: dict[str, dict[str, str]] = {}  # identity -> split -> a picture
     for annotation in annotations:
         if annotation.identity:
             where.setdefault(annotation.identity, {}).setdefault(annotation.split, annotation.picture)
     for identity, splits in where.items():
-        if len(splits) > 1:
+        if len(splits) > 1 and any(split.lower().startswith("train") for split in splits):
             listed = " and ".join(f"'{split}'" for split in splits)
             yield Finding("shared-identity", f"{identity} is in {listed}", tuple(splits.values())[:2])
 

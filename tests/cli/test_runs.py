@@ -25,6 +25,13 @@ from tests.cli.commands import a_face, assert_refused, expllm, unchanged
 # ---- the main job
 
 
+def test_help_answers_without_loading_what_verbs_need():
+    heavy = "numpy jax PIL tensorflow_datasets grain".split()
+    script = f"import sys, expllm_jax.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_demo_leaves_all_it_promises_and_says_where(first):
     folder, outcome = first
     assert outcome.status == 0, outcome.err

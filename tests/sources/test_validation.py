@@ -189,6 +189,21 @@ def test_people_in_two_splits_and_pictures_listed_twice_are_found(tree):
     assert "listed-twice" not in kinds(validate([*annotations, two_faces], root, read=read_picture))
 
 
+def test_people_of_two_test_splits_are_no_finding(tree):
+    root, annotations = tree
+    annotations = [replace(a, split="mild" if a.split == "test" else "clean", identity="one") for a in annotations]
+    assert validate(annotations, root, read=read_picture).clean
+
+
+def test_what_is_known_is_counted_by_attribute_and_vocabulary(tree):
+    root, annotations = tree
+    annotations[0] = replace(annotations[0], units={"facs": {"AU12": 0.0}}, attributes={"gender": "female", "age": 3.0})
+    annotations[1] = replace(annotations[1], attributes={"gender": "male"})
+    known = found_in(root, annotations).known
+    assert known["units"] == known["units facs"] == known["attribute age"] == 1 and known["attribute gender"] == 2
+    assert known["attributes"] == 2
+
+
 def test_every_kind_of_finding_has_a_description(tree):
     assert all(description and description[0].islower() for description in KINDS.values())
 
