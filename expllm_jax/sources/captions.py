@@ -185,6 +185,8 @@ CAPTIONS = Dataset(
                 caption=_not_empty,
             ),
             checked=True,
+            notes="captions.tsv with the columns image and caption; a caption that begins with a quotation mark is "
+            "quoted as in CSV",
         ),
         Layout("folder", TextsBeside(), checked=True, notes="an unpacked WebDataset is one"),
     ),

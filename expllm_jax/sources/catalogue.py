@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -124,8 +125,7 @@ def _told_if_empty(layout: Layout, reading: Reading) -> Iterator[Annotation]:
         reading.problems(problem)
 
     found = False
-    heard = Reading(reading.root, reading.split, counting, reading.left_out, reading.provenance)
-    for annotation in layout.engine.read(heard):
+    for annotation in layout.engine.read(replace(reading, problems=counting)):
         found = True
         yield annotation
     if not found and not told:

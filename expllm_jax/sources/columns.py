@@ -165,7 +165,9 @@ class Points:
         if not row[self.column]:
             return ()
         try:
-            values = [float(text) for text in row[self.column].split(self.separator)]
+            values = [*map(float, row[self.column].split(self.separator))]
+            if not math.isfinite(sum(values)):
+                raise ValueError
             return tuple(zip(values[::2], values[1::2], strict=True))
         except ValueError:
             raise ExpllmError(
@@ -231,7 +233,7 @@ class Columns:
 
     expression: ReadsExpression | None = None
     identity: Callable[[Row], str] | None = None
-    caption: Callable[[Row], str] | None = None
+    caption: Callable[[Row], str | None] | None = None
     face_box: Callable[[Row], tuple[float, ...]] | None = None
     landmarks: Callable[[Row], tuple[tuple[float, float], ...]] | None = None
     attributes: Mapping[str, Callable[[Row], str | float | None]] = field(default_factory=dict)

@@ -153,7 +153,7 @@ def _affectnet_array(ending: str, column: str) -> SideFile:
     )
 
 
-_AFFECTNET_ENGINES = {
+_AFFECTNET_ENGINES: Mapping[str, LabelTable | FolderTree] = {
     "csv": LabelTable(
         files={"training.csv": "train", "validation.csv": "val"},
         table=Table(

@@ -106,15 +106,15 @@ class FolderTree(Columns):
     ) -> Iterator[Annotation]:
         named: dict[str, str] = {}
         if not self.class_folders:
-            yield from self._read_pictures(reading, listing, more, folder, {"split": split}, self.label, named)
+            yield from self._read_pictures(reading, listing, more, folder, {"split": split}, named)
             return
         # At the top of a dataset there may be a readme, but no picture.
         strays = [name for name in sorted(listing.files(folder)) if folder or is_picture(name)]
         if strays:
-            where = reading.root / folder
             reading.problems(
                 ExpllmError(
-                    f"{len(strays):,} file(s) in {where} lie in no class folder: {first_of(strays)}.", "Move them away."
+                    f"{len(strays):,} file(s) in {reading.root / folder} lie in no class folder: {first_of(strays)}.",
+                    "Move them away.",
                 )
             )
         for name in listing.folders(folder):
@@ -123,12 +123,12 @@ class FolderTree(Columns):
             try:
                 expression = self.label(row)
             except LeftOut as why:
-                reading.left_out[str(why)] += sum(1 for _ in listing.pictures(where))
+                reading.left_out[str(why)] += len(list(listing.pictures(where)))
                 continue
             except ExpllmError as error:
                 reading.problems(ExpllmError(f"{reading.root / where}: {error.problem}", error.remedy))
                 continue
-            yield from self._read_pictures(reading, listing, more, where, row, lambda _, same=expression: same, named)
+            yield from self._read_pictures(reading, listing, more, where, row, named, expression)
 
     def _read_pictures(
         self,
@@ -137,11 +137,15 @@ class FolderTree(Columns):
         more: FurtherColumns,
         folder: str,
         row: Row,
-        label: Callable[[Row], str | None],
         named: dict[str, str],
+        expression: str | None = None,
     ) -> Iterator[Annotation]:
-        """The pictures of a folder and those below it; ``named`` has the names that the split has used so far."""
-        others = [name for name in sorted(listing.files(folder)) if not is_picture(name)]
+        """The pictures of a folder and those below it.
+
+        ``named`` has the names that the split has used so far; ``expression`` is that of the class folder, if there is
+        one.
+        """
+        others = [path.removeprefix(f"{folder}/") for path in listing.walk(folder) if not is_picture(path)]
         if others:
             reading.problems(
                 ExpllmError(
@@ -160,7 +164,7 @@ class FolderTree(Columns):
                     full,
                     picture=picture,
                     split=row["split"],
-                    expression=label(full),
+                    expression=expression if self.class_folders else self.label(full),
                     provenance={**reading.provenance, "label_file": folder},
                 )
             except LeftOut as why:

@@ -66,13 +66,16 @@ class UnitFiles:
 
     @property
     def looks_for(self) -> str:
+        """The files, in words."""
         return f"{self.folder}/CLIP/{self.file_name.format(clip='CLIP', unit='N')}"
 
     def clips(self, listing: Listing, problems: Problems) -> Iterator[Clip]:
+        """See `Labels`."""
         for name in listing.folders(self.folder):
             yield Clip(name, {"subject": name})
 
     def frames(self, clip: Clip, listing: Listing, reading: Reading) -> dict[int, LabelledFrame]:
+        """See `Labels`. A frame that a file does not have is a problem, and the unit unknown there."""
         frames: dict[int, LabelledFrame] = {}
         read: dict[str, set[int]] = {}
         for unit in self.units:
@@ -103,8 +106,8 @@ class UnitFiles:
 class UnitTables:
     """A CSV file a clip: the header names units by number, the first column holds the frame, cells are 0, 1 or 9.
 
-    9 is unknown, so the unit is left out; so are units that our FACS table does not have (BP4D's 35 to 37). Present
-    (1) becomes 1.0: how strong it is the table does not say.
+    9 is unknown, so the unit is left out. Labels of units that our FACS table does not have (BP4D's 35 to 37) are left
+    out as well, and counted. Present (1) becomes 1.0: how strong it is the table does not say.
     """
 
     folder: str
@@ -112,9 +115,11 @@ class UnitTables:
 
     @property
     def looks_for(self) -> str:
+        """The files, in words."""
         return f"{self.folder}/CLIP.csv"
 
     def clips(self, listing: Listing, problems: Problems) -> Iterator[Clip]:
+        """See `Labels`."""
         for name in sorted(listing.files(self.folder)):
             stem, _, suffix = name.rpartition(".")
             match = re.fullmatch(self.clip_name, stem)
@@ -128,6 +133,7 @@ class UnitTables:
                 )
 
     def frames(self, clip: Clip, listing: Listing, reading: Reading) -> dict[int, LabelledFrame]:
+        """See `Labels`."""
         file = f"{self.folder}/{clip.name}.csv"
         path = listing.root / file
         frames: dict[int, LabelledFrame] = {}
@@ -148,8 +154,12 @@ class UnitTables:
             except ExpllmError as error:
                 reading.problems(ExpllmError(f"{path}, line {line}: {error.problem}", error.remedy))
                 continue
-            known = {code: value for code, value in units.items() if value is not None and code in FACS}
-            frames[frame] = LabelledFrame(known, file, line)
+            known = {code: value for code, value in units.items() if value is not None}
+            reading.left_out.update(
+                f"labels of {code}, which is no FACS unit here" for code in known if code not in FACS
+            )
+            facs = {code: value for code, value in known.items() if code in FACS}
+            frames[frame] = LabelledFrame(facs, file, line)
         return frames
 
 

@@ -97,10 +97,12 @@ class LabelTable(Columns):
     ) -> Iterator[Annotation]:
         path, name = reading.root / base / file, join(base, file)
         for line, row in self.table.rows(path, reading.problems):
+            wanted = True
             try:
                 row_split = self.split(row) if self.split else split
+                wanted = reading.wants(row_split)
                 picture = self._picture(row, base, row_split)
-                if not reading.wants(row_split):
+                if not wanted:
                     claims.note(picture, name, line)
                     continue
                 expression = self._claimed_label(claims, row, picture, name, line)
@@ -112,7 +114,8 @@ class LabelTable(Columns):
                     provenance={**reading.provenance, "label_file": name, "line": str(line)},
                 )
             except LeftOut as why:
-                reading.left_out[str(why)] += 1
+                if wanted:
+                    reading.left_out[str(why)] += 1
             except ExpllmError as error:
                 reading.problems(ExpllmError(f"{path}, line {line}: {error.problem}", error.remedy))
 

@@ -28,7 +28,9 @@ def inside(path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith(("/", "\\")) or path[1:3] in (":\\", ":/"):
         raise ExpllmError(f"The path {path!r} is absolute.", "Paths are relative to the dataset's folder.")
-    if ".." in parts or ".." in path.split("\\"):
+    if "\\" in path:
+        raise ExpllmError(f"The path {path!r} has backslashes.", "Write it with '/' between folders.")
+    if ".." in parts:
         raise ExpllmError(f"The path {path!r} leads out of the dataset's folder.", "Remove its '..'.")
     if not parts:
         raise ExpllmError("The path of the picture is empty.", "Give the picture's name.")
@@ -45,7 +47,8 @@ class Listing:
     def _list(self, folder: str) -> tuple[frozenset[str], tuple[str, ...]]:
         known = self._known.get(folder)
         if known is None:
-            files, folders = [], []
+            files: list[str] = []
+            folders: list[str] = []
             try:
                 with os.scandir(self.root / folder) as entries:
                     for entry in entries:
@@ -77,11 +80,16 @@ class Listing:
         """Paths of the pictures directly in a folder, in order."""
         return [join(folder, name) for name in sorted(self.files(folder)) if is_picture(name)]
 
-    def pictures(self, folder: str) -> Iterator[str]:
-        """Paths of all pictures in a folder and the folders below it, in order."""
-        yield from self.pictures_in(folder)
+    def walk(self, folder: str) -> Iterator[str]:
+        """Paths of all files in a folder and the folders below it, in order."""
+        for name in sorted(self.files(folder)):
+            yield join(folder, name)
         for name in self.folders(folder):
-            yield from self.pictures(join(folder, name))
+            yield from self.walk(join(folder, name))
+
+    def pictures(self, folder: str) -> Iterator[str]:
+        """Those of them that are pictures."""
+        return filter(is_picture, self.walk(folder))
 
 
 def first_of(names: list[str], most: int = 5) -> str:

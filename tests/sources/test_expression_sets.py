@@ -132,6 +132,37 @@ def test_affectnet_has_box_landmarks_valence_and_arousal(tmp_path):
     assert last.split == "val"
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "says"),
+    [
+        ("face_width", "0", "face box"),
+        ("face_x", "left", "column 'face_x' holds 'left', which is no number"),
+        ("facial_landmarks", "1;2;3", "holds no pairs"),
+        ("facial_landmarks", "1;nan", "holds no pairs"),
+        ("facial_landmarks", "1;2;3;4", "has 2 landmarks"),
+        ("valence", "1.5", "column 'valence' holds 1.5, outside -1 to 1"),
+        ("expression", "0.25", "column 'expression' holds '0.25', which is no whole number"),
+    ],
+)
+def test_cells_that_cannot_be_are_refused_at_their_line(tmp_path, column, cell, says):
+    tree = TABLES["affectnet csv"]
+    root = tree.build(tmp_path)
+    rows = [[*cells] for cells in tree.rows]
+    rows[1][tree.header.index(column)] = cell
+    (root / tree.file).write_text(tree.text(rows))
+    with pytest.raises(ExpllmError, match=rf"training\.csv, line 3: .*{says}"):
+        expressions("affectnet", root)
+
+
+def test_columns_of_a_header_may_stand_in_any_order(tmp_path):
+    tree = TABLES["affectnet csv"]
+    root = tree.build(tmp_path)
+    expected = list(read_dataset("affectnet", root))
+    lines = [",".join(reversed(cells)) for cells in (tree.header, *tree.rows)]
+    (root / tree.file).write_text("\n".join(lines) + "\n")
+    assert list(read_dataset("affectnet", root)) == expected
+
+
 def test_what_affectnet_calls_no_expression_is_counted_and_left_out(tmp_path):
     tree = TABLES["affectnet csv"]
     root = tree.build(tmp_path)
@@ -211,9 +242,10 @@ def test_ferplus_leaves_out_rows_without_a_picture_name(tmp_path):
     tree = TABLES["ferplus votes"]
     root = tree.build(tmp_path)
     (root / tree.file).write_text(tree.text([*tree.rows, ["Training", "", *"0 0 0 0 0 0 0 0 0 10".split()]]))
-    left_out: Counter[str] = Counter()
-    assert len(expressions("ferplus", root, left_out=left_out)) == 3
-    assert left_out == {"9 (not a face (NF))": 1}
+    for split, kept, nameless in (("", 3, 1), ("train", 2, 1), ("test", 1, 0)):
+        left_out: Counter[str] = Counter()
+        assert len(expressions("ferplus", root, split=split, left_out=left_out)) == kept
+        assert left_out["9 (not a face (NF))"] == nameless
 
 
 def test_ferplus_refuses_a_split_nobody_knows(tmp_path):

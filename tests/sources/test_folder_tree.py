@@ -81,7 +81,15 @@ def test_a_file_that_is_no_picture_is_refused(tree, tmp_path):
     root = tree.build(tmp_path)
     folder = (root / next(iter(tree.labels))).parent
     (folder / "labels.txt").write_text("1")
-    assert refusal(tree, root) == f"1 file(s) in {folder} are no pictures: labels.txt."
+    assert "are no pictures: " in (problem := refusal(tree, root))
+    assert problem.endswith("labels.txt.")
+
+
+def test_a_file_that_is_no_picture_is_found_in_deeper_folders_too(tmp_path):
+    root = FOLDERS["imagefolder splits"].build(tmp_path)
+    (root / "valid/Sadness/deep/note.txt").write_text("?")
+    problem = refusal(FOLDERS["imagefolder splits"], root)
+    assert problem == f"1 file(s) in {root / 'valid/Sadness'} are no pictures: deep/note.txt."
 
 
 def test_the_same_name_twice_is_refused_where_names_are_numbers(class_tree, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import pytest
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.sources.captions import CAPTION_DATASETS
 from expllm_jax.sources.coding_tables import NO_APEX, coded_units
 from expllm_jax.sources.dataset import Problems, Reading, raise_first
-from expllm_jax.sources.frame_sets import BP4D, CASME2, DISFA, DISFA_FOLDS
+from expllm_jax.sources.expression_sets import EXPRESSION_SETS
+from expllm_jax.sources.face_task_sets import FACE_TASK_DATASETS
+from expllm_jax.sources.frame_sets import BP4D, CASME2, DISFA, DISFA_FOLDS, FRAME_DATASETS
+from expllm_jax.sources.interchange import INTERCHANGE_DATASETS
+from expllm_jax.sources.tfds_sets import TFDS_DATASETS
 from tests.sources.frame_trees import TREES, Tree, edit, remove, touch
 
 CASES = [(name, damage) for name, tree in TREES.items() for damage in tree.damages]
@@ -153,7 +159,8 @@ def test_bp4d_leaves_unknown_units_out(tmp_path):
         {"facs": {"AU1": 1.0, "AU2": 0.0, "AU12": 1.0}},
     ]
     assert [annotation.identity for annotation in annotations] == ["F001"] * 3 + ["M002"]
-    assert left_out[TREES["bp4d"].unlabelled] == 2 and BP4D.splits == ()
+    assert left_out == {TREES["bp4d"].unlabelled: 2, "labels of AU35, which is no FACS unit here": 3}
+    assert BP4D.splits == ()
 
 
 def test_casme2_apex_frames(tmp_path):
@@ -173,6 +180,13 @@ def test_casme2_apex_frames(tmp_path):
     assert with_onset[0].units == {} and with_onset[0].expression is None
     assert with_onset[0].picture == "Cropped/sub01/EP02_01f/reg_img46.jpg" and counted[NO_APEX] == 1
     assert CASME2.published_counts("cropped")[""]["Disgust"] == 63
+
+
+def test_spreadsheets_need_openpyxl(tmp_path, monkeypatch):
+    root = build(TREES["samm"], tmp_path)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(ExpllmError, match="openpyxl"):
+        read(TREES["samm"], root)
 
 
 def test_samm_finds_its_header_and_unsure_units_are_unknown(tmp_path):
@@ -253,6 +267,17 @@ def test_poses_boxes_and_landmarks(tmp_path, name):
     }
     if name == "300w-lp":  # a face, its turns and its mirror image stay together
         assert annotations[0].identity == annotations[4].identity == "AFW_12 é_1"
+
+
+def test_every_data_set_says_what_it_is():
+    datasets = (*FRAME_DATASETS, *FACE_TASK_DATASETS, *CAPTION_DATASETS, *INTERCHANGE_DATASETS, *TFDS_DATASETS)
+    names = [dataset.name for dataset in datasets]
+    assert len(set(names)) == len(names) and not set(names) & {dataset.name for dataset in EXPRESSION_SETS}
+    for dataset in datasets:
+        layouts = [layout.name for layout in dataset.layouts]
+        assert len(set(layouts)) == len(layouts) and dataset.licence and dataset.title
+        assert {other for layout in dataset.layouts for other in layout.instead_of} <= set(layouts)
+        assert all(set(layout.engine.splits) <= set(dataset.splits) | {""} for layout in dataset.layouts)
 
 
 def test_captions_are_kept_as_they_are(tmp_path):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import FEAFA_24, Annotation
+from expllm_jax.faces import EXPRESSIONS, FEAFA_24, Annotation
 from expllm_jax.faces.attributes import CELEBA_40
+from expllm_jax.records.list_file import read_list_file
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.interchange import (
     INTERCHANGE_DATASETS,
@@ -225,6 +230,57 @@ def test_released_attributes_have_the_usual_names(tmp_path):
     }
 
 
+names = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\\\:"), min_size=1).filter(
+    lambda name: name.strip(".") == name and name
+)
+texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda text: "<image>" not in text)
+expressions = st.none() | st.sampled_from(EXPRESSIONS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Annotation,
+            picture=names,
+            expression=expressions,
+            cot=st.none() | texts,
+            units=st.just({})
+            | st.lists(st.floats(0, 1), min_size=24, max_size=24).map(
+                lambda values: {"feafa": dict(zip(FEAFA_24.codes, values, strict=True))}
+            ),
+            face_box=st.just(()) | st.tuples(*[st.floats(0.125, 1e6)] * 4),
+            landmarks=st.just(())
+            | st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=5, max_size=5),
+        ).filter(lambda a: a.expression or a.cot or a.units or a.face_box or a.landmarks),
+        max_size=4,
+        unique_by=lambda annotation: annotation.picture,
+    )
+)
+def test_the_released_form_keeps_everything_it_has_a_place_for(annotations):
+    with tempfile.TemporaryDirectory() as folder:
+        write_released(Path(folder) / "a.json", annotations)
+        back = list(read_released(Path(folder) / "a.json"))
+    assert [replace(annotation, provenance={}) for annotation in back] == annotations
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Annotation, picture=names, expression=expressions, cot=st.none() | texts, caption=st.none() | texts
+        ).filter(lambda a: a.expression or a.cot or a.caption),
+        max_size=4,
+    ),
+    st.sampled_from(("a.json", "a.jsonl")),
+)
+def test_conversations_keep_everything_they_have_a_place_for(annotations, name):
+    with tempfile.TemporaryDirectory() as folder:
+        write_llava(Path(folder) / name, annotations)
+        back = list(read_llava(Path(folder) / name))
+    assert [replace(annotation, provenance={}) for annotation in back] == annotations
+
+
 FULL = Annotation(
     "p.jpg",
     "Fear",
@@ -310,6 +366,16 @@ def test_conversations_that_are_none(tmp_path, turns):
     file = save(tmp_path / "in.json", [{"image": "1.jpg", "conversations": turns}])
     with pytest.raises(ExpllmError, match="index 0"):
         list(read_llava(file, answers=("caption",)))
+
+
+def test_a_list_file_names_what_is_read(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    save(tmp_path / "labels.json", [{"file_name": "1.jpg", "emo": "Fear"}])
+    (tmp_path / "pictures/1.jpg").write_bytes(b"")
+    (tmp_path / "list.txt").write_text("labels.json,pictures,3\n")
+    (entry,) = read_list_file(tmp_path / "list.txt", root=tmp_path)
+    (annotation,) = read_released(entry.annotations, pictures=entry.pictures)
+    assert (annotation.expression, entry.repeat) == ("Fear", 3)
 
 
 def test_ferbench_candidates_hold_the_label(tmp_path):

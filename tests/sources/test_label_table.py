@@ -9,8 +9,10 @@ import pytest
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
-from expllm_jax.sources import read_dataset
-from tests.sources.trees import TABLES, TableTree, put_picture
+from expllm_jax.sources import JoinedTable, LabelTable, Reading, Table, read_dataset
+from expllm_jax.sources.columns import Number, Text, Word
+from expllm_jax.sources.table import BLANKS
+from tests.sources.trees import TABLES, TableTree, put_picture, put_pictures
 
 
 def read(tree: TableTree, root, **options) -> list[Annotation]:
@@ -215,12 +217,21 @@ def test_files_of_other_splits_may_be_absent(tmp_path):
     assert "test.csv" in refusal(tree, root).problem
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd.png", "C:\\faces\\1.png", "\\\\host\\1.png"])
-def test_absolute_paths_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("/etc/passwd.png", "is absolute"),
+        ("C:\\faces\\1.png", "is absolute"),
+        ("\\\\host\\1.png", "is absolute"),
+        ("a\\1.png", "has backslashes"),
+        ("", "is empty"),
+    ],
+)
+def test_paths_that_are_not_relative_are_refused(tmp_path, name, says):
     tree = TABLES["csv one-file"]
     root = tree.build(tmp_path)
     rewrite(tree, root, changed(tree, 1, 0, name))
-    expect_at(tree, root, 1, "is absolute")
+    expect_at(tree, root, 1, says)
 
 
 @pytest.mark.parametrize(
@@ -258,3 +269,47 @@ def test_all_columns_of_ones_own_table(tmp_path):
     assert face.caption == "Eyes wide, mouth open."
     assert face.attributes == {"gender": "female", "age": 31.0, "valence": -0.5}
     assert face.face_box == (1, 2, 3, 4)
+
+
+@pytest.fixture
+def joined(tmp_path):
+    """Labels in one table, ages in another."""
+    put_pictures(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "labels.txt").write_text("1.png angry\n2.png sad\n")
+    (tmp_path / "ages.txt").write_text("2 pictures\n2.png 40\n1.png 30\n")
+    engine = LabelTable(
+        files={"labels.txt": "train"},
+        table=Table(("name", "label"), delimiter=BLANKS),
+        picture="{name}",
+        expression=Word("label"),
+        attributes={"age": Number("age")},
+        beside=(
+            JoinedTable(
+                "ages.txt", Table(("of", "age"), delimiter=BLANKS, skipped_lines=1), key=Text("of"), of=Text("name")
+            ),
+        ),
+    )
+    return engine, tmp_path
+
+
+def test_a_second_table_gives_its_columns(joined):
+    engine, root = joined
+    assert [(face.expression, face.attributes) for face in engine.read(Reading(root))] == [
+        ("Anger", {"age": 30.0}),
+        ("Sadness", {"age": 40.0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ages", "says"),
+    [
+        ("1 picture\n2.png 40\n", r"labels\.txt, line 1: .*ages\.txt has no line for 1\.png"),
+        ("3 pictures\n2.png 40\n1.png 30\n2.png 41\n", r"ages\.txt, line 4: a second line for 2\.png"),
+        ("0 pictures\n", r"ages\.txt holds no rows"),
+    ],
+)
+def test_a_second_table_that_does_not_fit_is_refused(joined, ages, says):
+    engine, root = joined
+    (root / "ages.txt").write_text(ages)
+    with pytest.raises(ExpllmError, match=says):
+        list(engine.read(Reading(root)))

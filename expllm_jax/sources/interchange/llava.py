@@ -100,7 +100,14 @@ def _annotation(entry: Entry, split: str, answers: tuple[str, ...]) -> Annotatio
     provenance = {"dataset": "llava", **entry.provenance()}
     if "id" in entry.value:
         provenance[_ID] = str(entry.value["id"])
-    return Annotation(entry.picture("image"), split=split, provenance=provenance, **said)
+    return Annotation(
+        entry.picture("image"),
+        said.get("expression"),
+        cot=said.get("cot"),
+        caption=said.get("caption"),
+        split=split,
+        provenance=provenance,
+    )
 
 
 def _rounds(entry: Entry) -> list[tuple[str, str]]:
