@@ -1,10 +1,10 @@
 """Training records: from an annotated picture to the rows of tokens that a model learns from.
 
 `RecordEncoder` (a conversation template, a tokenizer and an `EncodeConfig`) turns annotations into `Record`s and makes
-the prompts that match them; `build_records` does so for whole data sets, in parallel, and keeps them in a TFDS data set
-of ArrayRecord files, which `open_records` reads; `batches` streams them through Grain; `read_list_file` and
-`RepeatedRows` mix several sets of them. `read_picture`, `square` and `normalise` are the way from any picture file to
-pixels.
+the prompts that match them; `answer_of` and `read_answer` say what is answered to each task. `build_records` encodes
+whole data sets in parallel and keeps them in a TFDS data set of ArrayRecord files, which `open_records` reads;
+`batches` streams them through Grain; `read_list_file` and `RepeatedRows` mix several sets of them. `read_picture`,
+`square` and `normalise` are the way from any picture file to pixels.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ LOCATED_TASKS = ("bbox", "landmark", "headpose")
 Size = tuple[int, int]
 """Width and height of a picture in pixels."""
 
-Answer = str | tuple[float, ...] | tuple[tuple[float, float], ...] | tuple[int, ...] | tuple[str, ...]
+Answer = str | tuple[float, ...] | tuple[tuple[float, ...], ...] | tuple[str, ...]
 
 
 def check_task(task: str) -> None:
@@ -158,12 +158,13 @@ def _known(size: Size | None, annotation: Annotation, task: str) -> Size:
 
 def _numbers(annotation: Annotation, values: Sequence[str | float], decimals: int) -> str:
     """The numbers with that many decimals; zero never has a sign."""
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+    numbers = [value for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+    if len(numbers) < len(values):
         raise ExpllmError(
             f"{annotation.picture} has a position, an angle or an age that is no number: {list(values)}",
             "give finite numbers: pixels, degrees, years",
         )
-    return ", ".join(f"{round(value, decimals) + 0.0:.{decimals}f}" for value in values)
+    return ", ".join(f"{round(value, decimals) + 0.0:.{decimals}f}" for value in numbers)
 
 
 def _floats(text: str) -> tuple[float, ...]:

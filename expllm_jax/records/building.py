@@ -69,19 +69,21 @@ def build_records(
         records or with a bad name, a worker that was killed; with "raise", for a picture or an annotation that cannot
         be encoded, naming its file. What is finished stays for the next call, out of sight.
     """
+    if workers < 0:
+        raise ExpllmError(f"workers is {workers}", "use 1 or more, or 0 for one a processor")
     plan = plan_records(folder, splits, encoder, on_error=on_error, overwrite=overwrite, shard_records=shard_records)
-    staging, total = plan.staging, sum(len(job.faces) for job in plan.jobs)
+    staging, total = plan.builder.staging, sum(len(job.faces) for job in plan.jobs)
     with staging.file_errors(), staging.locked():
         staging.begin(encoder)
         workers = min(workers or len(os.sched_getaffinity(0)), len(plan.jobs))
-        shards: dict[int, Shard] = {}
+        shards: dict[tuple[str, int], Shard] = {}
         done = 0
-        for number, shard in _in_turn(plan, encoder) if workers == 1 else _in_parallel(plan, workers):
-            shards[number] = shard
-            done += len(plan.jobs[number].faces)
+        for job, shard in _in_turn(plan, encoder) if workers == 1 else _in_parallel(plan, workers):
+            shards[job.split, job.number] = shard
+            done += len(job.faces)
             if report is not None:
                 report(done, total)
-        manifest = plan.finish([shards[number] for number in range(len(plan.jobs))], encoder)
+        manifest = staging.finish(in_order(plan.splits, shards), encoder)
         staging.remove()
     return manifest
 
@@ -108,17 +110,14 @@ class ShardJob:
 
 
 @dataclass(frozen=True)
-class BuildPlan:
-    """What is to be built: jobs that know nothing of each other, and what to do when all are done. It can be sent to
-    other processes, and to other computers that see the same folders."""
+class ShardBuilder:
+    """Does jobs. It can be sent to other processes, and to other computers that see the same folders."""
 
     staging: Staging
     config: EncodeConfig
     tokenizer_file: str
     on_error: str
-    described: str  # of the encoder and the settings, as it enters the fingerprints
-    splits: tuple[str, ...]
-    jobs: tuple[ShardJob, ...]
+    described: str  # the encoder and the settings, as they enter the fingerprints
 
     def encoder(self) -> RecordEncoder:
         """The encoder, from what `staging.begin` has stored."""
@@ -140,12 +139,14 @@ class BuildPlan:
             save_note(note, shard, fingerprint)
         return shard
 
-    def finish(self, shards: Sequence[Shard], encoder: RecordEncoder) -> Manifest:
-        """Completes the folder from the shards of all jobs, in their order. Raises like `Staging.finish`."""
-        by_split: dict[str, list[Shard]] = {split: [] for split in self.splits}
-        for job, shard in zip(self.jobs, shards, strict=True):
-            by_split[job.split].append(shard)
-        return self.staging.finish(by_split, encoder)
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What is to be built: jobs that know nothing of each other, and who does them."""
+
+    builder: ShardBuilder
+    splits: tuple[str, ...]
+    jobs: tuple[ShardJob, ...]
 
 
 def plan_records(
@@ -160,6 +161,8 @@ def plan_records(
     """Checks what can be checked before any work and cuts the work into jobs; see `build_records`."""
     if on_error not in ON_ERROR:
         raise ExpllmError(f"on_error is {on_error!r}", f"use one of: {', '.join(ON_ERROR)}")
+    if shard_records < 0:
+        raise ExpllmError(f"shard_records is {shard_records}", "use 1 or more, or 0 for the usual")
     staging = Staging.of(folder)
     staging.check_free(splits, overwrite)
     for split, faces in splits.items():
@@ -174,15 +177,16 @@ def plan_records(
         "encoding": asdict(encoder.config),
         "on_error": on_error,
     }
-    return BuildPlan(
-        staging,
-        encoder.config,
-        encoder.tokenizer.file_name,
-        on_error,
-        json.dumps(described, sort_keys=True),
-        tuple(splits),
-        tuple(job for split, faces in splits.items() for job in _jobs(split, faces, shard_records)),
+    builder = ShardBuilder(
+        staging, encoder.config, encoder.tokenizer.file_name, on_error, json.dumps(described, sort_keys=True)
     )
+    jobs = tuple(job for split, faces in splits.items() for job in _jobs(split, faces, shard_records))
+    return BuildPlan(builder, tuple(splits), jobs)
+
+
+def in_order(splits: Sequence[str], shards: Mapping[tuple[str, int], Shard]) -> dict[str, list[Shard]]:
+    """Shards by (split, number of the job), however they came → the splits as planned, each in the jobs' order."""
+    return {split: [shards[key] for key in sorted(shards) if key[0] == split] for split in splits}
 
 
 def _jobs(split: str, faces: Sequence[Face], shard_records: int) -> Iterator[ShardJob]:
@@ -203,22 +207,21 @@ def _encoded(job: ShardJob, encoder: RecordEncoder, skipped: list[Skipped] | Non
             skipped.append(Skipped.of(annotation.picture, error))
 
 
-def _in_turn(plan: BuildPlan, encoder: RecordEncoder) -> Iterator[tuple[int, Shard]]:
-    return ((number, plan.do(job, encoder)) for number, job in enumerate(plan.jobs))
+def _in_turn(plan: BuildPlan, encoder: RecordEncoder) -> Iterator[tuple[ShardJob, Shard]]:
+    return ((job, plan.builder.do(job, encoder)) for job in plan.jobs)
 
 
-def _in_parallel(plan: BuildPlan, workers: int) -> Iterator[tuple[int, Shard]]:
-    """(number of the job, its shard), as they are finished.
+def _in_parallel(plan: BuildPlan, workers: int) -> Iterator[tuple[ShardJob, Shard]]:
+    """The jobs and their shards, as they are finished.
 
     Workers are spawned, not forked: the caller may have threads and an accelerator. After an error, jobs that have
     begun are finished and the others are not begun.
     """
-    without_jobs = BuildPlan(**{**vars(plan), "jobs": ()})
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(without_jobs,))
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(plan.builder,))
     try:
-        numbers = {executor.submit(_do, job): number for number, job in enumerate(plan.jobs)}
-        for future in as_completed(numbers):
-            yield numbers.pop(future), future.result()
+        jobs = {executor.submit(_do, job): job for job in plan.jobs}
+        for future in as_completed(jobs):
+            yield jobs.pop(future), future.result()
     except BrokenProcessPool as error:
         raise ExpllmError(
             "a process that was building records was killed or could not start",
@@ -231,14 +234,14 @@ def _in_parallel(plan: BuildPlan, workers: int) -> Iterator[tuple[int, Shard]]:
 class _Worker:
     """What a worker process holds between jobs."""
 
-    plan: BuildPlan
+    builder: ShardBuilder
     encoder: RecordEncoder
 
 
-def _begin(plan: BuildPlan) -> None:
+def _begin(builder: ShardBuilder) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller is told, and stops us
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _Worker.plan, _Worker.encoder = plan, plan.encoder()
+    _Worker.builder, _Worker.encoder = builder, builder.encoder()
 
 
 def _end_with_parent() -> None:
@@ -250,4 +253,4 @@ def _end_with_parent() -> None:
 
 
 def _do(job: ShardJob) -> Shard:
-    return _Worker.plan.do(job, _Worker.encoder)
+    return _Worker.builder.do(job, _Worker.encoder)

@@ -269,10 +269,8 @@ class RecordEncoder:
         # The square is what gets mirrored; padding may be a pixel wider on one side of the picture.
         side = max(size)
         flipped = mirrored(padded_square(size).moved(annotation, side), side)
-        texts = {
-            name: text and mirror_text(text) for name, text in (("cot", flipped.cot), ("caption", flipped.caption))
-        }
-        return self.rounds(replace(flipped, **texts), (side, side), draw=draw)
+        cot, caption = (text and mirror_text(text) for text in (flipped.cot, flipped.caption))
+        return self.rounds(replace(flipped, cot=cot, caption=caption), (side, side), draw=draw)
 
     def row(self, annotation: Annotation, size: Size | None = None, *, draw: int = 0) -> EncodedRow:
         """The training row of the annotation's rounds, as `config` says."""

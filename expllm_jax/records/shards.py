@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ class Skipped:
 
     @classmethod
     def of(cls, picture: str, error: ExpllmError) -> Skipped:
-        """Reasons are counted, so that what differs from one picture to the next is cut off."""
+        """Reasons are counted, so that what differs from one picture to the next is taken out of them."""
         reason = error.problem.replace(picture, "").strip(" :").partition(" (")[0]
-        return cls(picture, reason, error.problem)
+        return cls(picture, re.sub(r"'.*'|\".*\"|\d+", "…", reason), error.problem)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -183,6 +184,23 @@ def test_workers_end_with_a_parent_that_was_killed(faces, expected, encoder, enc
     assert len(encoded) <= FACES - finished
 
 
+def test_a_killed_worker_is_one_clear_error_and_no_loss(faces, expected, encoder, encoded, tmp_path):
+    finished = []
+
+    def kill(done, total):
+        finished.append(done)
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(ExpllmError, match="was killed or could not start"):
+        build_records(tmp_path / "faces", splits(faces), encoder, workers=2, shard_records=1, report=kill)
+    assert finished and not (tmp_path / "faces").exists()
+    assert (
+        build_records(tmp_path / "faces", splits(faces), encoder, workers=1, shard_records=1).sha256 == expected.sha256
+    )
+    assert len(encoded) <= FACES - len(finished)
+
+
 def test_what_is_finished_is_made_again_only_if_something_changed(faces, encoder, encoded, tmp_path):
     pictures = []
     for face, path in faces[:12]:
@@ -246,7 +264,8 @@ def test_bad_faces_are_skipped_counted_and_listed(faces, encoder, tmp_path):
     )
     summary = manifest.splits["train"]
     assert summary.records == 5 and [shard.records for shard in summary.shards] == [2, 0, 0, 2, 1]
-    assert sum(summary.skipped.values()) == 4 and summary.skipped["is too small"] == 1
+    assert len(summary.skipped) == 4 and set(summary.skipped.values()) == {1}
+    assert "is too small" in summary.skipped and not any("png" in reason for reason in summary.skipped)
     lines = [json.loads(line) for line in (tmp_path / "faces" / "skipped.jsonl").read_text().splitlines()]
     assert [line["picture"] for line in lines] == ["bad.png", "empty.png", "gone.png", "silent.png"]
     assert all(line["split"] == "train" and line["problem"] for line in lines)
@@ -270,6 +289,8 @@ def test_bad_requests_are_refused_before_any_work(faces, encoder, encoded, tmp_p
         ({"train": []}, {}, "'train' has no records"),
         ({"train set": faces}, {}, "train set"),
         ({"train": faces}, {"on_error": "ignore"}, "on_error is 'ignore'"),
+        ({"train": faces}, {"workers": -1}, "workers is -1"),
+        ({"train": faces}, {"shard_records": -1}, "shard_records is -1"),
     ):
         with pytest.raises(ExpllmError, match=problem):
             build_records(tmp_path / "faces", wanted, encoder, **options)
