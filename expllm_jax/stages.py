@@ -13,8 +13,10 @@ alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import shlex
 import shutil
@@ -45,6 +47,7 @@ from expllm_jax.records import (
     ConversationTemplate,
     RecordEncoder,
     RecordSource,
+    Round,
     Tokenizer,
     open_encoder,
     open_records,
@@ -241,7 +244,7 @@ def build_records(run: RunFolder) -> None:
     for annotation in annotations:
         splits.setdefault(annotation.split, []).append(annotation)
     template = ConversationTemplate.load(experiment.template)
-    tokenizer = _tokenizer(run, splits["train"], template)
+    tokenizer = experiment_tokenizer(experiment, splits["train"], template, run.path)
     encoder = RecordEncoder(template, tokenizer, experiment.records)
     run.say("records: " + ", ".join(f"{len(faces):,} {split}" for split, faces in splits.items())
             + f"; {tokenizer.vocab_size:,} word pieces")  # fmt: skip
@@ -251,17 +254,35 @@ def build_records(run: RunFolder) -> None:
     progress.close()
 
 
-def _tokenizer(run: RunFolder, annotations: Sequence[Annotation], template: ConversationTemplate) -> Tokenizer:
-    """The experiment's tokenizer; a trained one sees the texts of the training split only."""
-    wanted = run.experiment.tokenizer
+def experiment_tokenizer(
+    experiment: Experiment, annotations: Sequence[Annotation], template: ConversationTemplate, folder: Path
+) -> Tokenizer:
+    """The experiment's tokenizer, in `folder` where it has to be made or taken out of weights.
+
+    A trained one sees the texts of `annotations`, the training split, only.
+    """
+    wanted = experiment.tokenizer
     if wanted.kind == "smollm2":
-        return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), run.path / "tokenizer.json"))
+        return ByteBPETokenizer(tokenizer_json_from_gguf(asset_path("smollm2"), folder / "tokenizer.json"))
     if wanted.kind != "sentencepiece":
-        return open_tokenizer(wanted.kind, run.experiment.records)
-    texts = training_texts([rounds_of(face, run.experiment.records.tasks) for face in annotations], template)
-    path = run.path / "tokenizer.model"
+        return open_tokenizer(wanted.kind, experiment.records)
+    texts = training_texts(_conversations(annotations, experiment.records.tasks), template)
+    path = folder / "tokenizer.model"
     train_sentencepiece(texts, path, wanted.pieces, cross_words=wanted.cross_words, split_digits=wanted.split_digits)
-    return open_tokenizer(path, run.experiment.records)
+    return open_tokenizer(path, experiment.records)
+
+
+def _conversations(annotations: Sequence[Annotation], tasks: Sequence[str]) -> Iterator[tuple[Round, ...]]:
+    """What a tokenizer is trained on. Faces that cannot be asked about are left to the encoder, which says why."""
+    for face in annotations:
+        # No picture has been opened yet. Its true size would only change the digits of the positions.
+        reached = [value for point in face.landmarks for value in point]
+        if face.face_box:
+            left, top, width, height = face.face_box
+            reached += [left + width, top + height]
+        side = math.ceil(max(reached, default=0.0)) + 1
+        with contextlib.suppress(ExpllmError):
+            yield rounds_of(face, tasks, (side, side))
 
 
 def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:

@@ -36,6 +36,7 @@ OUTER = {
     "assessment",
     "cli",
     "config",
+    "data_commands",
     "demo",
     "doctor",
     "initial_weights",

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from expllm_jax.cot import STATED_FROM, band_of
 from expllm_jax.errors import ExpllmError
@@ -43,17 +43,23 @@ def _taking_turns(faces: Sequence[EvaluatedFace]) -> list[EvaluatedFace]:
     return [queues[name][turn] for turn in range(longest) for name in sorted(queues) if turn < len(queues[name])]
 
 
-def embedded_picture(path: Path) -> str:
-    """The picture as a data address: a small JPEG, no metadata. Raises ExpllmError when it cannot be read."""
+def embedded_picture(picture: Path | bytes, *, side: int = _SIDE, mirrored: bool = False) -> str:
+    """A picture file, or its content, as a data address: a small JPEG without metadata, `side` pixels at most.
+
+    Raises ExpllmError when it cannot be read.
+    """
     try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-        small.thumbnail((_SIDE, _SIDE))
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+            small = opened.convert("RGB")
+        small.thumbnail((side, side))
+        if mirrored:
+            small = ImageOps.mirror(small)
         buffer = io.BytesIO()
         small.save(buffer, format="JPEG", quality=85)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
+        name = "the picture" if isinstance(picture, bytes) else picture
         raise ExpllmError(
-            f"cannot show {path} in the report: {error}", "the picture was there for the evaluation; put it back"
+            f"cannot show {name} on a page: {error}", "it could be read before; put it back as it was"
         ) from error
     return data_uri(buffer.getvalue(), "image/jpeg")
 

@@ -6,6 +6,7 @@ import base64
 import html
 import re
 from collections.abc import Iterable, Sequence
+from importlib import resources
 
 # A heading of the reasoning as it looks after escaping (asterisks survive it): **Key Observations:**
 _HEADING = re.compile(r"\*\*([^*\n]{1,60}?):?\*\*")
@@ -24,6 +25,22 @@ def data_uri(content: bytes, media_type: str) -> str:
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as "93.4 %"; an en dash where it is undefined."""
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def style() -> str:
+    """The style element that all pages share: light and dark, narrow and wide."""
+    return resources.files(__package__).joinpath("style.html").read_text(encoding="utf-8").strip()
+
+
+def page(title: str, lead: str, body: str) -> str:
+    """A whole page without a template of its own. `title` and `lead` are plain text, `body` is HTML."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{text(title)}</title>\n{style()}\n</head>\n<body>\n'
+        f'<main>\n<header>\n<h1>{text(title)}</h1>\n<p class="lead">{text(lead)}</p>\n</header>\n{body}\n'
+        "</main>\n</body>\n</html>\n"
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str, hidden: bool = False) -> str:

@@ -244,3 +244,50 @@ def plot_units(rows: Sequence[UnitRow], *, title: str = "", theme: Theme = LIGHT
         alignment="left",
     ).get_title().set_color(theme.ink)
     return _png(figure)
+
+
+def plot_counts(
+    names: Sequence[str],
+    found: Sequence[int],
+    published: Sequence[int | None],
+    *,
+    title: str = "",
+    theme: Theme = LIGHT,
+) -> bytes:
+    """Pictures per class as PNG, beside the published numbers where there are any (None where not)."""
+    figure = _figure(1.0 + 0.36 * len(names), theme)
+    axes = figure.add_subplot()
+    place = np.arange(len(names))
+    compared = any(number is not None for number in published)
+    offset, height = (0.19, 0.34) if compared else (0.0, 0.6)
+    axes.barh(place - offset, found, height, color=theme.first, label="found")
+    if compared:
+        expected = [number or 0 for number in published]
+        axes.barh(place + offset, expected, height, color=theme.second, label="published")
+    largest = max([1, *found, *(number or 0 for number in published)])
+    for row, (here, there) in enumerate(zip(found, published, strict=True)):
+        for shift, number in ((-offset, here), (offset, there)):
+            if number is not None:
+                axes.text(
+                    number + 0.012 * largest, row + shift, f"{number:,}", va="center", fontsize=6.5, color=theme.ink
+                )
+    _plain_axes(axes, theme)
+    axes.set_yticks(place, names, color=theme.ink, fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1.14 * largest)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(axis="x", color=theme.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        fontsize=8,
+        frameon=False,
+        labelcolor=theme.ink,
+        loc="outside upper left",
+        ncols=2,
+        title=title,
+        title_fontproperties={"size": 9.5},
+        alignment="left",
+    ).get_title().set_color(theme.ink)
+    return _png(figure)

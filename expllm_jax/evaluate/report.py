@@ -14,7 +14,7 @@ from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.evaluate.bootstrap import Interval
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.gallery import choose_faces, face_card
-from expllm_jax.evaluate.markup import percent, table, text, two_theme_picture
+from expllm_jax.evaluate.markup import percent, style, table, text, two_theme_picture
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_confusion, plot_curves, plot_units
 from expllm_jax.evaluate.summary import Metrics, SplitSummary
 
@@ -224,6 +224,7 @@ def render_report(report: ReportInput) -> str:
     page = Template(resources.files(__package__).joinpath("report_template.html").read_text(encoding="utf-8"))
     return page.substitute(
         title=text(report.title),
+        style=style(),
         summary=text(report.summary),
         trained_on=table((), report.trained_on, caption="What was trained on what", hidden=True),
         headline=_headline(report),

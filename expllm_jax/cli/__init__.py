@@ -1,0 +1,56 @@
+"""`expllm VERB`: parses, calls one function, prints. Status 0 done, 1 failed, 2 bad input.
+
+Each module here declares a group of verbs. What a verb needs is imported when it runs, so that `expllm --help` answers
+at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from expllm_jax import __version__
+from expllm_jax.cli import config, data, doctor, engine, runs, weights
+from expllm_jax.cli.parsing import Outcome
+from expllm_jax.errors import ExpllmError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(typed)
+    options.typed = ["expllm", *typed]
+    try:
+        outcome = options.do(options)
+    except ExpllmError as error:
+        print(f"expllm: error: {error.problem}", file=sys.stderr)
+        if error.remedy:
+            print(f"  to mend it: {error.remedy}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nexpllm: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a full disk, a file that may not be read: no verb can foresee them all
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"expllm: error: {where}{error.strerror or error}", file=sys.stderr)
+        return ExpllmError.exit_status
+    if not isinstance(outcome, Outcome):
+        outcome = Outcome(outcome, 0)
+    if options.json:
+        print(json.dumps(outcome.told, ensure_ascii=False))
+    return outcome.status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="expllm", description="Facial expression recognition that explains itself.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for group in (runs, data, engine, weights, config, doctor):
+        group.add(verbs)
+    return parser

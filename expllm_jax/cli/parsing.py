@@ -1,0 +1,107 @@
+"""What the groups of verbs share: how a verb is declared, kinds of arguments, and where text goes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT_RUN = "runs/demo"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb returns whose success has a status of its own."""
+
+    told: Any  # what `--json` prints
+    status: int
+
+
+def say(text: str) -> None:
+    """What is being done, beside the result: on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(options: argparse.Namespace, text: str) -> None:
+    """Text for people, unless the caller asked for JSON."""
+    if not options.json:
+        print(text)
+
+
+def add_verb(
+    verbs: Any, name: str, do: Callable[[argparse.Namespace], Any], what: str, example: str
+) -> argparse.ArgumentParser:
+    """Adds one verb. `do` gets the parsed options and returns what `--json` prints, or an `Outcome`."""
+    verb = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example: {example}")
+    verb.add_argument("--json", action="store_true", help="print one JSON value instead of text")
+    verb.set_defaults(do=do)
+    return verb
+
+
+def add_group(verbs: Any, name: str, what: str) -> Any:
+    """Adds `expllm NAME VERB`; returns what `add_verb` adds those verbs to."""
+    group = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    return group.add_subparsers(metavar="VERB", required=True)
+
+
+def natural(text: str) -> int:
+    """An argument that is a whole number of 0 or more."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """An argument that is a finite number greater than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number greater than 0")
+    return value
+
+
+def image_size(text: str) -> int | str:
+    """An argument that is a number of pixels, "run" or "stored"."""
+    if text in ("run", "stored"):
+        return text
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor 'run' nor 'stored'")
+    return int(text)
+
+
+def experiment_argument(verb: argparse.ArgumentParser) -> None:
+    """EXPERIMENT, and the folder that its run goes to."""
+    verb.add_argument("experiment", help="a name from `expllm config list`, or a .py file")
+    placed_arguments(verb, None)
+
+
+def placed_arguments(verb: argparse.ArgumentParser, default: str | None) -> None:
+    """--out, required unless there is a default, and --set."""
+    verb.add_argument(
+        "--out",
+        default=default,
+        required=default is None,
+        help="the run's folder" + (f" (default: {default})" if default else ""),
+    )
+    override_argument(verb)
+
+
+def override_argument(verb: argparse.ArgumentParser) -> None:
+    """--set KEY=VALUE."""
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the experiment; may be repeated",
+    )
+
+
+def run_argument(verb: argparse.ArgumentParser) -> None:
+    """--run FOLDER."""
+    verb.add_argument("--run", default=DEFAULT_RUN, help=f"the run's folder (default: {DEFAULT_RUN})")
