@@ -345,7 +345,7 @@ class _Assembler:
             augmented(picture, chance, self._config.normalisation, out=arrays["pixels"][place])
 
     def _draws(self, layout: Layout) -> np.ndarray | None:
-        """What is to happen to the picture of every slot, float32 [R, M, K]. Copies of a record have their own draws."""
+        """What is to happen to every slot's picture, float32 [R, M, K]. Copies of a record have draws of their own."""
         config = self._config
         if config.augmentation is None:
             return None
