@@ -41,7 +41,15 @@ BARS: Mapping[str, float] = {"accuracy_clean": 0.88, "accuracy_mild": 0.75, "add
 
 
 def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
-    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics and plots."""
+    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics and plots.
+
+    Raises ExpllmError for a run on records of its own, which has no rendered test faces.
+    """
+    if run.experiment.mixture:
+        raise ExpllmError(
+            f"{run.path} learnt from {', '.join(run.experiment.mixture)} and has no test faces of its own",
+            "ask it about pictures with `expllm predict`; scoring on a split of records is not there yet",
+        )
     with Checkpointer(run.path, create=False) as checkpointer:
         step = checkpointer.latest_step
     faces = None if overwrite else _read_answers(run, step)

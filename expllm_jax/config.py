@@ -25,7 +25,7 @@ from expllm_jax.engine import NarratorConfig
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import BASIC_7
 from expllm_jax.models import ExpLLMConfig, smollm2_135m, vit_s14
-from expllm_jax.records import EncodeConfig
+from expllm_jax.records import EncodeConfig, MixtureEntry
 from expllm_jax.sources.rendered import INDEPENDENT, RenderedConfig
 from expllm_jax.train import TrainConfig
 from expllm_jax.weight_sources import described_config, is_path
@@ -128,6 +128,10 @@ class Experiment:
     about: str  # one sentence for lists and reports
     model: ExpLLMConfig
     train: TrainConfig
+    # Records folders to train on instead of the rendered faces of `data`, each FOLDER[:SPLIT][*REPEAT] or
+    # FOLDER[:SPLIT]@WEIGHT; template, tokenizer and `records` are then theirs.
+    mixture: tuple[str, ...] = ()
+    on_error: str = "raise"  # what a damaged record does to training: "raise" ends it, "skip" goes on without it
     cache_features: bool = False  # compute the frozen tower once per picture instead of in every step
     data: RenderedConfig = field(default_factory=RenderedConfig)
     narrator: NarratorConfig = field(default_factory=NarratorConfig)
@@ -140,6 +144,14 @@ class Experiment:
 
     def __post_init__(self) -> None:
         _one_of("normalisation", self.normalisation, ("clip", "imagenet"))
+        _one_of("on_error", self.on_error, ("raise", "skip"))
+        for entry in self.mixture:
+            MixtureEntry.parse(entry)
+        if self.cache_features and self.train.augment != "off":
+            raise ExpllmError(
+                f"cache_features is on, but train.augment is '{self.train.augment}', so features change every epoch",
+                "set train.augment=off, or cache_features=false",
+            )
         tower_trains = self.model.vision_lora.rank > 0
         if self.cache_features and tower_trains:
             raise ExpllmError(

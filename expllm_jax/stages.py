@@ -45,6 +45,8 @@ from expllm_jax.parallel import make_mesh
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
+    MixedRows,
+    MixtureEntry,
     RecordEncoder,
     RecordSource,
     Round,
@@ -52,19 +54,22 @@ from expllm_jax.records import (
     open_encoder,
     open_records,
     open_tokenizer,
+    order_of,
     rounds_of,
     train_sentencepiece,
     training_texts,
 )
 from expllm_jax.records import build_records as build_record_files
 from expllm_jax.sources import rendered
-from expllm_jax.train import Progress, TrainResult, extract_features, train
+from expllm_jax.train import FREE_FIELDS, SKIPPED, Progress, TrainResult, extract_features, train
 from expllm_jax.weights import tokenizer_json_from_gguf
 
 Say = Callable[[str], None]
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
 # Written before EXPERIMENT: a folder that holds nothing else is one that a killed command had just begun.
 COMMAND, RENDERED = "command.txt", "experiment.txt"
+FREE_KEYS = ("on_error", *(f"train.{name}" for name in FREE_FIELDS))
+"""Keys that a run may go on with other values of: they change how it is computed, not what it learns."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,9 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
     if taken:
         before = configuration.flatten_json(_read_experiment(file))
         now = configuration.flatten_json(described)
-        differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        free = tuple(f"{key}." for key in FREE_KEYS)
+        differing = [key for key in changed if not f"{key}.".startswith(free)]
         if differing:
             shown = "; ".join(f"{key} is {before.get(key)} there, {now.get(key)} here" for key in differing[:4])
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
@@ -119,19 +126,27 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
                 f"{path} holds another experiment: {shown}{more}",
                 "choose another folder with --out, or repeat its settings",
             )
+        if changed:
+            _describe(path, experiment, command)
         return RunFolder(path, experiment, say)
     if foreign:
         raise ExpllmError(
             f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is"
         )
+    _describe(path, experiment, command)
+    return RunFolder(path, experiment, say)
+
+
+def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> None:
+    """Writes down what is asked for, and what the user typed."""
+    described = json.dumps(configuration.to_json(experiment), indent=2, ensure_ascii=False)
     try:
         path.mkdir(parents=True, exist_ok=True)
         _write(path / COMMAND, shlex.join(command) + "\n")
         _write(path / RENDERED, configuration.render(experiment))
-        _write(file, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        _write(path / EXPERIMENT, described + "\n")
     except OSError as error:
         raise _unwritable(path, error) from error
-    return RunFolder(path, experiment, say)
 
 
 def check_feasible(experiment: Experiment) -> None:
@@ -192,7 +207,9 @@ def _unwritable(path: Path, error: OSError) -> ExpllmError:
 
 
 def render_faces(run: RunFolder) -> None:
-    """Renders the pictures and writes each one's text beside its truth."""
+    """Renders the pictures and writes each one's text beside its truth, unless the run has records of its own."""
+    if run.experiment.mixture:
+        return
     if run.annotations.is_file():
         run.say(f"faces: {run.faces} is there already")
         return
@@ -234,7 +251,9 @@ def narrated(annotations: Sequence[Annotation], experiment: Experiment) -> Itera
 
 
 def build_records(run: RunFolder) -> None:
-    """Tokenises the conversations and writes the records of every split."""
+    """Tokenises the conversations and writes the records of every split, unless the run has records of its own."""
+    if run.experiment.mixture:
+        return
     if run.records.is_dir():
         run.say(f"records: {run.records} is there already")
         return
@@ -304,7 +323,7 @@ def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
 def train_model(run: RunFolder) -> TrainResult:
     """Trains, or goes on from the latest checkpoint; killed at any moment, it ends with the same parameters."""
     experiment = run.experiment
-    encoder = open_encoder(run.records)
+    source, encoder, identity = training_records(run)
     model = model_config(experiment, encoder.tokenizer)
     pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
     write_model_files(
@@ -314,10 +333,10 @@ def train_model(run: RunFolder) -> TrainResult:
     mesh = make_mesh(experiment.train.mesh)
     with jax.set_mesh(mesh):
         graphdef, params = initial_params(experiment, model, mesh)
-    source = open_records(run.records, "train", keep_rows=experiment.cache_features)
     features = None
     if experiment.cache_features:
-        features = split_features(run, params, source)
+        name = "mixture" if experiment.mixture else "train"
+        features = split_features(run, params, source, name, json.dumps(identity))
     longest, record = source.longest_row
     if longest > model.decoder.max_length:
         raise ExpllmError(
@@ -335,15 +354,61 @@ def train_model(run: RunFolder) -> TrainResult:
         features=features,
         picture_size=PICTURE_SIZE,
         normalisation=experiment.normalisation,
-        identity={"records": source.manifest.sha256},
+        identity={"records": identity},
     )
     if result.loss is None:
         run.say("training: it was finished already")
+    if result.skipped:
+        run.say(f"training: went on without {result.skipped:,} damaged records, listed in {run.path / SKIPPED}")
     return result
 
 
-def split_features(run: RunFolder, params: Params, source: RecordSource) -> np.ndarray:
-    """The frozen tower's tokens of a split, computed once and kept in the run's folder: float16 [R, N, D]."""
+def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEncoder, list[str]]:
+    """What the run learns from, the encoder that its rows were made with, and what it is known by.
+
+    Raises ExpllmError if records do not belong to the experiment's model, or to each other.
+    """
+    experiment = run.experiment
+    entries = [MixtureEntry.parse(text) for text in experiment.mixture] or [MixtureEntry(str(run.records))]
+    sources = [
+        open_records(entry.folder, entry.split, keep_rows=experiment.cache_features, on_error=experiment.on_error)
+        for entry in entries
+    ]
+    encoder = open_encoder(entries[0].folder)
+    first = sources[0].manifest
+    for entry, source in zip(entries, sources, strict=True):
+        open_encoder(entry.folder)  # template and tokenizer are those that its rows were made with
+        for part, theirs, ours in (
+            ("tokenizer", source.manifest.tokenizer, first.tokenizer),
+            ("conversation template", source.manifest.template, first.template),
+            ("layout", source.manifest.encoding.layout, first.encoding.layout),
+        ):
+            if theirs != ours:
+                raise ExpllmError(
+                    f"the records in {entry.folder} have another {part} than those in {entries[0].folder}",
+                    "build all records of a mixture with one experiment",
+                )
+        wanted, found = experiment.records.image_tokens, source.manifest.encoding.image_tokens
+        if found != wanted:
+            raise ExpllmError(
+                f"the records in {entry.folder} have {found} image tokens a picture, the model {wanted}",
+                f"build them with this experiment, or set records.image_tokens={found} and a model that fits",
+            )
+    identity = [f"{source.manifest.sha256} {entry}" for entry, source in zip(entries, sources, strict=True)]
+    if not experiment.mixture:
+        return sources[0], encoder, [sources[0].manifest.sha256]
+    repeats, weights = [entry.repeat for entry in entries], [entry.weight for entry in entries]
+    mixed = MixedRows(sources, repeats, weights)
+    parts = ", ".join(f"{len(source):,} of {text}" for text, source in zip(experiment.mixture, sources, strict=True))
+    run.say(f"records: {parts}; {order_of(mixed).items_per_epoch:,} an epoch")
+    return mixed, encoder, identity
+
+
+def split_features(
+    run: RunFolder, params: Params, source: RecordSource | MixedRows, name: str, records: str
+) -> np.ndarray:
+    """The frozen tower's tokens of a split, computed once and kept in the run's folder: float16 [R, N, D]. `records` is
+    what its content is known by."""
     model = run.experiment.model
     tower = {path.removeprefix("vision/"): leaf for path, leaf in params.items() if path.startswith("vision/")}
     tower_def, _ = abstract(model.vision)
@@ -351,8 +416,8 @@ def split_features(run: RunFolder, params: Params, source: RecordSource) -> np.n
     return extract_features(
         lambda pixels: encode(tower, pixels),
         source,
-        run.path / "features" / f"{source.split}.npy",
-        fingerprint=f"{source.manifest.sha256} {params_fingerprint(tower)} {model.vision_layers}",
+        run.path / "features" / f"{name}.npy",
+        fingerprint=f"{records} {params_fingerprint(tower)} {model.vision_layers}",
         picture_size=PICTURE_SIZE,
         normalisation=run.experiment.normalisation,
     )

@@ -22,7 +22,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     from expllm_jax import stages
     from expllm_jax.config import load_experiment
 
-    run = stages.open_folder(options.out, load_experiment(options.experiment, options.set), say, command=options.typed)
+    given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
+    run = stages.open_folder(options.out, load_experiment(options.experiment, given), say, command=options.typed)
     stages.render_faces(run)
     stages.build_records(run)
     result = stages.train_model(run)
@@ -30,9 +31,9 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     show(
         options,
         f"trained     {result.steps:,} steps{loss}\ncheckpoint  {run.path / 'checkpoints'}\n"
-        f"next: expllm eval --run {run.path}",
+        f"next: expllm {'predict PICTURE.jpg' if run.experiment.mixture else 'eval'} --run {run.path}",
     )
-    return {"run": str(run.path), "steps": result.steps, "loss": result.loss}
+    return {"run": str(run.path), "steps": result.steps, "loss": result.loss, "skipped": result.skipped}
 
 
 def _eval(options: argparse.Namespace) -> dict[str, Any]:
@@ -96,6 +97,10 @@ def add(verbs: Any) -> None:
         "expllm train laptop --out runs/a --set train.steps=50",
     )
     experiment_argument(train)
+    train.add_argument(
+        "--on-error", choices=("raise", "skip"),
+        help="what a damaged record does: raise ends the run, skip goes on without it and lists it (default: raise)",
+    )  # fmt: skip
 
     evaluate = add_verb(verbs, "eval", _eval, "score a run on people it never saw", "expllm eval --run runs/a")
     run_argument(evaluate)

@@ -30,7 +30,7 @@ class MixtureEntry:
         Raises ExpllmError.
         """
         place, number, amounts = text, "", {}
-        for sign, name in (("*", "repeat"), ("@", "weight")):
+        for sign, name in (("@", "weight"), ("*", "repeat")):
             if sign in place:
                 place, _, number = place.rpartition(sign)
                 try:

@@ -208,6 +208,10 @@ class BatchIterator(grain.DatasetIterator):
         self._next += 1
         return batch
 
+    def layout(self, number: int) -> Layout:
+        """Which records this process's rows of batch `number` take, damaged ones included."""
+        return _Update(self.plan, self._assemble, self._config).layout(number)
+
     def get_state(self) -> dict[str, Any]:
         """Where it is."""
         return {"next": self._next, "stream": self._stream}
@@ -269,11 +273,15 @@ class _Update:
         self._rows = (config.process_index * rows, (config.process_index + 1) * rows)
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        layout = self._plan.update(int(number))
+        return self._assemble(self.layout(int(number)), self._plan.shape.row_length)
+
+    def layout(self, number: int) -> Layout:
+        """This process's rows."""
+        layout = self._plan.update(number)
         if self._config.epochs:  # what lies behind the last epoch fills up the last batch
             ended = layout.epoch >= self._config.epochs
             layout = Layout(*(np.where(ended, EMPTY, column) for column in layout))
-        return self._assemble(layout.rows(*self._rows), self._plan.shape.row_length)
+        return layout.rows(*self._rows)
 
 
 class _Assembler:

@@ -22,7 +22,7 @@ from expllm_jax.records.manifest import Manifest, ShardFile
 from expllm_jax.records.shards import ShardReader
 from expllm_jax.records.writing import stored_encoder
 
-_AGAIN = "fetch or build the records again, or read them with on_error=skip"
+_AGAIN = "fetch or build the records again, or go on without what is damaged (--on-error skip)"
 
 
 class CorruptRecord(ExpllmError):

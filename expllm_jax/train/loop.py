@@ -32,6 +32,7 @@ from expllm_jax.train.metrics import MetricsLog
 from expllm_jax.train.optimizer import OptimizerConfig, build_optimizer
 from expllm_jax.train.progress import Progress
 from expllm_jax.train.row_costs import with_row_costs
+from expllm_jax.train.skipped import SkippedRecords
 from expllm_jax.train.state import TrainState, create_state
 from expllm_jax.train.step import make_train_step
 from expllm_jax.train.validation import Validation, device_batch
@@ -91,8 +92,8 @@ class TrainConfig:
 
 
 # Fields that change what is written when and computed where, but not what is learnt: a run may go on with others.
-# Another packing keeps the records of every update; which update takes which is compared with the position of the data.
-_FREE_FIELDS = (
+# Another packing keeps the records of every update, but for its window, which is compared.
+FREE_FIELDS = (
     "log_every", "checkpoint_every", "keep", "validate_every", "mesh", "packing", "threads", "workers", "augment"
 )  # fmt: skip
 
@@ -104,6 +105,7 @@ class TrainResult:
     state: TrainState
     steps: int
     loss: float | None  # of the last update; None if there was nothing left to do
+    skipped: int = 0  # damaged records that it went on without, each time one was due; `skipped.jsonl` lists them
 
 
 def train(
@@ -180,13 +182,19 @@ def train(
             validate = Validation(graphdef, *validation, batch=config.batch, mesh=mesh, picture_size=picture_size,
                                   normalisation=normalisation)  # fmt: skip
         log = _Log(config, run_dir, start, total, source, stream)
+        skipped = SkippedRecords(run_dir, source, start) if source.on_error == "skip" else None
         try:
-            for step, batch in zip(range(start + 1, total + 1), data, strict=False):
+            for step in range(start + 1, total + 1):
+                asked = time.monotonic()
+                batch = next(data)
+                waited = time.monotonic() - asked
+                if skipped is not None:
+                    skipped.note(step, data.layout(step - 1), batch["record"])
                 _check_pictures(model, batch, source)
                 state, metrics = step_function(state, frozen, device_batch(batch, mesh), np.uint32(config.seed))
                 # The metrics of the update before: while they are fetched, this one is already under way.
                 log.finish_pending()
-                log.pending = (step, metrics, batch["record"])
+                log.pending = (step, metrics, batch["record"], waited)
                 last = step == total
                 if validate is not None and (last or step % config.validate_every == 0):
                     log.finish_pending()
@@ -198,7 +206,7 @@ def train(
         finally:
             log.close()
             data.close()
-        return TrainResult(state, total, log.loss)
+        return TrainResult(state, total, log.loss, 0 if skipped is None else len(skipped))
 
 
 def _check_pictures(model: ExpLLMConfig, batch: Mapping[str, np.ndarray], source: RowSource) -> None:
@@ -262,7 +270,8 @@ def _training_batches(
 
 def _facts(config: TrainConfig, graphdef: ModelDef, total: int, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Everything a run's result depends on, to be compared when it goes on."""
-    fixed = {key: value for key, value in dataclasses.asdict(config).items() if key not in _FREE_FIELDS}
+    fixed = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE_FIELDS}
+    fixed["packing.window"] = config.packing.window if config.packing.on else 1  # of packing, it alone moves records
     model = hashlib.sha256("\n".join(graphdef.paths).encode()).hexdigest()
     facts = {"config": fixed, "model": model, "total_steps": total, "identity": dict(identity)}
     return json.loads(json.dumps(facts))  # tuples become lists, as they will be when read back
@@ -303,14 +312,14 @@ class _Log:
         batch = config.batch
         self._progress = Progress(total * batch, "training", "records", done=start * batch, stream=stream)
         self._first, self._began = start + 1, time.monotonic()
-        self.pending: tuple[int, Mapping[str, jax.Array], np.ndarray] | None = None
+        self.pending: tuple[int, Mapping[str, jax.Array], np.ndarray, float] | None = None
         self.loss: float | None = None
 
     def finish_pending(self) -> None:
         """Waits for the pending update's metrics, checks them and writes them down."""
         if self.pending is None:
             return
-        step, metrics, records = self.pending
+        step, metrics, records, waited = self.pending
         self.pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
@@ -329,7 +338,11 @@ class _Log:
             shown=f"{step}/{self._total}",
         )
         if step % self._config.log_every == 0 or step == self._total:
-            timing = {"records_per_second": self._progress.rate, "seconds": time.monotonic() - self._began}
+            timing = {
+                "records_per_second": self._progress.rate,
+                "seconds": time.monotonic() - self._began,
+                "data_wait": waited,
+            }
             self._metrics.write(step, {**values, **timing})
 
     def write_validation(self, step: int, values: Mapping[str, float]) -> None:

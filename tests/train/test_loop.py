@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same_bit_for_bit(
     last = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert last.returncode == 0, (seed, last.stderr[-2000:])
     assert last.stdout.split() == expected, (seed, killed_at)
-    timing = {"seconds", "records_per_second"}
+    timing = {"seconds", "records_per_second", "data_wait"}
     lines = [
         [{k: v for k, v in line.items() if k not in timing} for line in read_metrics(at)] for at in (tmp_path, folder)
     ]
@@ -77,7 +77,7 @@ def test_progress_and_metrics_tell_the_run(whole_run) -> None:
     assert result.steps == STEPS and int(result.state.step) == STEPS
     lines = read_metrics(folder)
     assert [line["step"] for line in lines] == list(range(5, STEPS + 1, 5))
-    assert set(lines[0]) == {"step", "loss", "grad_norm", "learning_rate", "records_per_second", "seconds"}
+    assert set(lines[0]) == {"step", "loss", "grad_norm", "learning_rate", "records_per_second", "seconds", "data_wait"}
     assert lines[-1]["loss"] == result.loss < lines[0]["loss"]
     assert f"training {STEPS}/{STEPS}  loss {result.loss:.4f}" in progress and "records/s" in progress
     assert progress.count("\n") < 10 and "\r" not in progress  # no terminal: now and then a line
