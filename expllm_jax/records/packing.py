@@ -44,6 +44,7 @@ TOKENS_STEP = 128
 """Row lengths are multiples of it, as accelerators like them."""
 
 _KEPT = 3  # windows held in memory
+_CHUNK = 2**20  # items that are looked at together where a whole run is summed up
 _EXCHANGES = 64  # at most, to even out the rows of one update; a handful is usual
 
 
@@ -163,10 +164,17 @@ class Plan:
 
     def fill(self, updates: int) -> tuple[float, float]:
         """Mean share of tokens and of picture slots in use, over the first `updates` updates."""
-        items = self.order.items(0, updates * self.records_per_update)
         room = updates * self.shape.rows
-        tokens = int(self.tokens[items.record].sum())
-        return tokens / (room * self.shape.row_length), len(items.record) / (room * self.shape.pictures)
+        slots = room * self.shape.pictures
+        return self.total_tokens(updates) / (room * self.shape.row_length), updates * self.records_per_update / slots
+
+    def total_tokens(self, updates: int) -> int:
+        """Tokens of all records of the first `updates` updates."""
+        stop = updates * self.records_per_update
+        return sum(
+            int(self.tokens[self.order.items(start, min(start + _CHUNK, stop)).record].sum(dtype=np.int64))
+            for start in range(0, stop, _CHUNK)
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -113,9 +113,8 @@ class _Search:
 
     def __init__(self, plan: Plan, config: PackingConfig, multiple: int) -> None:
         self._plan, self._config, self._multiple = plan, config, multiple
-        items = plan.order.items(0, plan.updates * plan.records_per_update)
-        self._shortest = max(1, int(plan.tokens[items.record].min()))
-        self._tokens = float(plan.tokens[items.record].sum()) / plan.updates  # of an update, on average
+        self._shortest = max(1, int(plan.tokens.min()))
+        self._tokens = plan.total_tokens(plan.updates) / plan.updates  # of an update, on average
 
     def candidates(self, row_length: int, sample: Sequence[int]) -> list[Candidate]:
         """The fewest rows of this length that the updates of the sample fit into, if there are any."""
