@@ -289,7 +289,7 @@ def write_faces(folder: Path, *, name: str = "faces.jsonl", start: int = 0, spli
         drawing(number).save(folder / f"{number}.png")
         rows.append(
             Annotation(
-                f"{number}.png", "Happiness", cot=COT, split=split, units={"facs": {"AU12": 0.5}},
+                f"{number}.png", "Happiness", cot=COT, split=split, units={"facs": {"AU12": 0.5, "AU4": 0.0}},
                 provenance={"dataset": "drawn"}, identity=f"p{number}",
             )
         )  # fmt: skip
@@ -387,7 +387,7 @@ def test_faces_without_a_split_are_for_training(tmp_path):
 def test_inspect_marks_what_is_learnt(built):
     told = expllm("data", "inspect", "--records", built, "--split", "test", "--index", "1")
     assert told.status == 0 and "\x1b" not in told.out
-    for said in ("7.png", "AU12 0.50", "from: dataset", "drawn", "‹picture: 16 places›", "‹end›", "learnt: "):
+    for said in ("7.png", "AU12 0.50; 1 absent", "from: dataset", "drawn", "‹picture: 16 places›", "‹end›", "learnt: "):
         assert said in told.out, told.out
     learnt = re.findall(r"⟦(.*?)⟧", told.out, re.S)
     assert any(text.strip() == "Happiness‹end›" for text in learnt) and any("AU12" in text for text in learnt)
@@ -426,6 +426,7 @@ def test_the_record_page_escapes_and_shows_both_pictures(built, tmp_path):
     assert told.status == 0 and str(tmp_path / "record.html") in told.out
     page = (tmp_path / "record.html").read_text()
     assert_self_contained(page)
+    assert "AU12</th>" in page and "AU4</th>" not in page  # of the units those that are there
     assert "The right" in re.sub("<[^>]+>", "", page) and "The left" in re.sub("<[^>]+>", "", page)
     images = re.findall(r'src="(data:image/jpeg[^"]+)" alt="(the picture[^"]*)"', page)
     assert [alt for _, alt in images] == ["the picture", "the picture, mirrored"] and images[0][0] != images[1][0]

@@ -21,7 +21,7 @@ class EvaluatedFace:
     identity: str  # who is shown: intervals resample people; use the record id where people are unknown
     split: str  # "clean", "mild", "hard", or a dataset's own split name
     expression: str  # true expression
-    units: Mapping[str, float]  # true FACS units: code → intensity 0–1; codes left out are 0
+    units: Mapping[str, float]  # true FACS units: code → intensity 0–1, 0 = known to be absent; left out = unknown
     label_text: str  # the model's answer to the label question, as generated
     predicted: str | None  # label parsed from it; None = unparsable, counts as wrong
     cot: str  # the model's reasoning text, as generated

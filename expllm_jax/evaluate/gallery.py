@@ -66,25 +66,26 @@ def embedded_picture(picture: Path | bytes, *, side: int = _SIDE, mirrored: bool
 
 def _unit_row(code: str, face: EvaluatedFace) -> str:
     """One unit: name, bar of the true intensity, scale of the stated band, and the verdict in a word."""
-    intensity = face.units.get(code, 0.0)
+    intensity = face.units.get(code)
     stated = code in face.credited
-    present = intensity >= STATED_FROM
     verdict, kind = {
         (True, True): ("seen", "good"),
         (True, False): ("missed", "bad"),
         (False, True): ("not there", "bad"),
         (False, False): ("faint", "mute"),
-    }[present, stated]
+        (None, True): ("unknown", "mute"),
+    }[None if intensity is None else intensity >= STATED_FROM, stated]
     band = face.credited.get(code) if stated else None
     level = BAND_ORDER.index(band) + 1 if band in BAND_ORDER else 0
     steps = "".join(f'<i class="{"on" if step < level else "off"}"></i>' for step in range(len(BAND_ORDER)))
     name = FACS.unit(code).name if code in FACS else code
-    true_word = band_of(intensity) if intensity > 0 else "absent"
+    true_word = "unknown" if intensity is None else band_of(intensity) if intensity > 0 else "absent"
+    percent = "" if intensity is None else f"{100 * intensity:.0f} % "
     stated_word = (band or "no degree given") if stated else "not stated"
     return (
         f'<tr><th scope="row"><b>{text(code)}</b> {text(name)}</th>'
-        f'<td><span class="bar" aria-hidden="true"><i style="width:{100 * intensity:.0f}%"></i></span>'
-        f"<small>{100 * intensity:.0f} % {text(true_word)}</small></td>"
+        f'<td><span class="bar" aria-hidden="true"><i style="width:{100 * (intensity or 0):.0f}%"></i></span>'
+        f"<small>{percent}{text(true_word)}</small></td>"
         f'<td><span class="steps" aria-hidden="true">{steps}</span><small>{text(stated_word)}</small></td>'
         f'<td><span class="verdict {kind}">{verdict}</span></td></tr>'
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +80,7 @@ def facts(view: RecordView) -> list[tuple[str, str]]:
     """What is known of the record, as rows of a table."""
     record, known = view.record, view.annotation
     rows = [("record", record.id), ("place", view.place), ("expression", known.expression or "none")]
-    for vocabulary, units in known.units.items():
-        rows.append(
-            (f"{vocabulary} units", ", ".join(f"{code} {value:.2f}" for code, value in units.items()) or "none")
-        )
+    rows += [(f"{vocabulary} units", _units_text(units)) for vocabulary, units in known.units.items()]
     rows.append(("picture", f"{view.size[0]} x {view.size[1]}, {len(record.picture):,} bytes"))
     if known.identity:
         rows.append(("identity", known.identity))
@@ -99,6 +96,13 @@ def facts(view: RecordView) -> list[tuple[str, str]]:
     if len(view.rows) == 1:
         rows.append(("mirrored row", "the same: nothing in the conversation has a side"))
     return rows
+
+
+def _units_text(units: Mapping[str, float]) -> str:
+    """The units that are there, and how many are known not to be."""
+    there = ", ".join(f"{code} {value:.2f}" for code, value in units.items() if value > 0)
+    absent = sum(value == 0 for value in units.values())
+    return "; ".join(part for part in (there, f"{absent} absent" if absent else "") if part) or "none known"
 
 
 def terminal_text(view: RecordView, *, colour: bool) -> str:
@@ -162,11 +166,15 @@ def render_record_page(view: RecordView) -> str:
     units = "".join(
         table(
             ("unit", "name", "intensity"),
-            [(code, VOCABULARIES[vocabulary].unit(code).name, f"{value:.2f}") for code, value in values.items()],
+            [
+                (code, VOCABULARIES[vocabulary].unit(code).name, f"{value:.2f}")
+                for code, value in values.items()
+                if value
+            ],
             caption=vocabulary,
         )
         for vocabulary, values in view.annotation.units.items()
-        if values
+        if any(values.values())
     )
     lead = "Grey is given; coloured is learnt, each weight in a colour of its own. Point at a token for its numbers."
     known = table((), facts(view), caption="What is known", hidden=True)

@@ -190,7 +190,7 @@ def _units(summary: SplitSummary) -> str:
     )
     title = f"{summary.split}: how often each unit is stated, in %"
     light, dark = (plot_units(scores.rows, title=title, theme=theme) for theme in (LIGHT, DARK))
-    rows = (
+    rows = [
         ("stated units that the face shows (precision)", percent(scores.precision)),
         ("units of the face that are stated (recall)", percent(scores.recall)),
         ("stated units that are not there", percent(scores.hallucinated)),
@@ -198,7 +198,9 @@ def _units(summary: SplitSummary) -> str:
         ("intensity word fits exactly", percent(scores.band_exact)),
         ("intensity word fits or is one step off", percent(scores.band_within_one)),
         ("text and label answer name the same expression", percent(summary.conclusion_agreement)),
-    )
+    ]
+    if scores.stated_unknown:
+        rows.append(("stated units whose truth is unknown, in no score", f"{scores.stated_unknown:,}"))
     return f"<figure>{two_theme_picture(light, dark, alt)}<figcaption>{text(alt)}</figcaption></figure>" + table(
         (), rows, caption=f"How truly the texts describe the faces, {summary.split}"
     )

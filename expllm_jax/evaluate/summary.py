@@ -154,7 +154,14 @@ def _extras(summary: SplitSummary) -> dict[str, float | int]:
             values |= _with_interval(f"{metric}_{name}", interval)
     for metric in ("precision", "recall"):
         values[f"unit_{metric}_{name}"] = getattr(summary.units, metric)
-    for metric in ("hallucinated", "hallucinated_per_picture", "omitted", "band_exact", "band_within_one"):
+    for metric in (
+        "hallucinated",
+        "hallucinated_per_picture",
+        "stated_unknown",
+        "omitted",
+        "band_exact",
+        "band_within_one",
+    ):
         values[f"{metric}_{name}"] = getattr(summary.units, metric)
     for row in summary.labels.per_class:
         values |= {f"recall_{name}_{row.name}": row.recall, f"f1_{name}_{row.name}": row.f1}

@@ -7,6 +7,9 @@ Three readings of each (picture, unit) pair are told apart by the true intensity
 - *absent*: below `STATED_FROM`,
 - in between (only for the gaps): neither; a reader may rightly say either, so the pair is set aside.
 
+A pair whose truth is unknown is neither present nor absent, so no score has it: what a text states of such units is
+only counted (`UnitScores.stated_unknown`), and the label-only oracle gets neither credit nor blame for them.
+
 A model that has learnt the label's textbook units by heart gets a high F1 without looking. The label-only oracle shows
 how high, and the two gaps cannot be had without looking: `added_gap` asks about units that do not belong to the
 expression, `dropped_gap` about units that do but are missing from some faces.
@@ -38,7 +41,7 @@ class UnitTable:
     """Stated and true units of a set of pictures as arrays."""
 
     codes: tuple[str, ...]
-    intensity_PU: np.ndarray  # float64, true intensity 0–1
+    intensity_PU: np.ndarray  # float64, true intensity 0–1, nan where unknown: then it is neither ≥ nor < anything
     stated_PU: np.ndarray  # bool; all False where the reasoning does not parse
     band_PU: np.ndarray  # int, position in BAND_ORDER of the stated intensity; -1 where none is stated
     prototype_PU: np.ndarray  # bool, whether the unit belongs to the true expression's prototype
@@ -49,7 +52,7 @@ def unit_table(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) ->
     """Lines the faces' units up as arrays. Raises ExpllmError for a unit, band or expression nothing is known about."""
     column = {code: position for position, code in enumerate(vocabulary.codes)}
     shape = (len(faces), len(column))
-    intensity_PU, stated_PU = np.zeros(shape), np.zeros(shape, bool)
+    intensity_PU, stated_PU = np.full(shape, np.nan), np.zeros(shape, bool)
     band_PU, prototype_PU = np.full(shape, -1), np.zeros(shape, bool)
     expressions = sorted({face.expression for face in faces})
     for row, face in enumerate(faces):
@@ -90,9 +93,9 @@ def detection_counts(table: UnitTable, *, present_from: float = STATED_FROM, lab
 
     With `label_only`, scores not the model but the oracle that knows the true label and states exactly its prototype.
     """
-    present_PU = table.intensity_PU >= present_from
+    present_PU, absent_PU = table.intensity_PU >= present_from, table.intensity_PU < present_from
     stated_PU = table.prototype_PU if label_only else table.stated_PU
-    cells = (stated_PU & present_PU, stated_PU & ~present_PU, ~stated_PU & present_PU)
+    cells = (stated_PU & present_PU, stated_PU & absent_PU, ~stated_PU & present_PU)
     return np.stack([cell.sum(1) for cell in cells], axis=1)
 
 
@@ -177,7 +180,7 @@ class UnitRow:
 
     code: str
     present: int  # pictures with intensity ≥ CLEARLY_PRESENT
-    absent: int  # pictures with intensity < STATED_FROM
+    absent: int  # pictures with intensity < STATED_FROM; unknown ones are in neither
     stated_present: float  # share stated among the present, nan without any
     stated_absent: float  # share stated among the absent, nan without any
 
@@ -192,8 +195,9 @@ class UnitScores:
     f1_label_only: float  # the same for the oracle that recites the true label's prototype
     added_gap: float
     dropped_gap: float
-    hallucinated: float  # share of stated units that are absent from the face
-    hallucinated_per_picture: float  # how many absent units the average text states
+    hallucinated: float  # share of stated units, where the truth is known, that are absent from the face
+    hallucinated_per_picture: float  # how many absent units the average text states, where any unit is known
+    stated_unknown: int  # stated units of which nobody knows whether the face shows them; in no other score
     omitted: float  # share of clearly present units that are not stated
     band_exact: float  # share of rightly stated units whose intensity word fits the true intensity
     band_within_one: float  # … or is one band off; a unit stated without any word counts as a miss in both
@@ -217,6 +221,8 @@ def score_units(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) -
     hits, false, missed = detection_counts(table).sum(0)
     absent_PU = table.intensity_PU < STATED_FROM
     clear_PU = table.intensity_PU >= CLEARLY_PRESENT
+    known_PU = ~np.isnan(table.intensity_PU)
+    judged = int((table.stated_PU & known_PU).sum())
     invented = int((table.stated_PU & absent_PU).sum())
     exact, within_one, rightly_stated = _band_hits(table)
     stated_present_U = ratio((table.stated_PU & clear_PU).sum(0), clear_PU.sum(0))
@@ -229,8 +235,9 @@ def score_units(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) -
         f1_label_only=float(micro_f1(detection_counts(table, label_only=True).sum(0))),
         added_gap=float(gap(added_counts(table).sum(0))),
         dropped_gap=float(gap(dropped_counts(table).sum(0))),
-        hallucinated=float(ratio(invented, table.stated_PU.sum())),
-        hallucinated_per_picture=float(ratio(invented, len(faces))),
+        hallucinated=float(ratio(invented, judged)),
+        hallucinated_per_picture=float(ratio(invented, known_PU.any(1).sum())),
+        stated_unknown=int(table.stated_PU.sum()) - judged,
         omitted=float(ratio((clear_PU & ~table.stated_PU).sum(), clear_PU.sum())),
         band_exact=float(ratio(exact, rightly_stated)),
         band_within_one=float(ratio(within_one, rightly_stated)),

@@ -158,6 +158,15 @@ def test_faces_show_units_truth_beside_text(faces):
     assert "no degree given" in page  # AU6 stated without an intensity word
 
 
+def test_a_unit_of_which_nobody_knows_is_shown_as_such_and_counted(make_face):
+    face = make_face(units={"AU6": 0.7}, unknown=("AU12",), stated={"AU12": "strong", "AU6": None}, cot=COT)
+    page = render_report(make_input([face]))
+    assert ">unknown</span>" in page and "<small>unknown</small>" in page and ">not there<" not in page
+    assert re.search(r"stated units whose truth is unknown, in no score</th><td>1<", page)
+    known = render_report(make_input([make_face(units={"AU6": 0.7}, stated={"AU12": "strong"}, cot=COT)]))
+    assert "truth is unknown" not in known and ">not there<" in known
+
+
 def test_limits_are_plain_and_real_faces_are_given_when_measured(faces):
     assert "how it does on them is not known" in render_report(make_input(faces))
     page = render_report(make_input(faces, real_faces=(("40 people of ORL", "31 % read as Neutral"),)))

@@ -23,7 +23,7 @@ from expllm_jax.evaluate.units import (
     stratified_gap,
     unit_table,
 )
-from expllm_jax.faces import PROTOTYPES
+from expllm_jax.faces import FACS, PROTOTYPES
 
 
 @pytest.fixture
@@ -160,6 +160,49 @@ def test_rows_of_the_chart(faces):
     assert rows["AU15"].present == 0 and math.isnan(rows["AU15"].stated_present)
     assert rows["AU15"].absent == 3  # 0.15 is neither
     assert "AU27" not in rows
+
+
+@pytest.fixture
+def half_known(make_face):
+    """Two happy faces of which one unit each is unknown: AU12, which belongs to Happiness, and AU9, which does not."""
+    return [
+        make_face(units={"AU6": 0.7}, unknown=("AU12",), stated={"AU6": None, "AU12": None, "AU4": None}),
+        make_face(units={"AU6": 0.7, "AU12": 0.5}, unknown=("AU9",), stated={"AU12": None, "AU9": None}),
+    ]
+
+
+def test_unknown_units_are_in_no_score(half_known):
+    table = unit_table(half_known)
+    assert detection_counts(table).tolist() == [[1, 1, 0], [1, 0, 1]]
+    assert detection_counts(table, label_only=True).tolist() == [[1, 0, 0], [2, 0, 0]]
+    # Present: AU6 of both faces, AU12 of the second. Nothing is known to be dropped.
+    assert dropped_counts(table).sum(0).tolist() == [2, 3, 0, 0]
+    scores = score_units(half_known)
+    assert (scores.precision, scores.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert scores.hallucinated == pytest.approx(1 / 3)  # AU4, of the three stated units whose truth is known
+    assert scores.hallucinated_per_picture == pytest.approx(1 / 2)
+    rows = {row.code: row for row in scores.rows}
+    assert (rows["AU12"].present, rows["AU12"].absent) == (1, 0)
+    assert (rows["AU9"].present, rows["AU9"].absent, rows["AU9"].stated_absent) == (0, 1, 0.0)
+
+
+def test_statements_about_unknown_units_are_counted(half_known, faces):
+    assert score_units(half_known).stated_unknown == 2
+    assert score_units(faces).stated_unknown == 0
+
+
+def test_unknown_is_not_absent(make_face):
+    """The same texts: where AU9 is known to be absent it is invented, where it is unknown nobody can say."""
+    told, absent = {"AU6": None, "AU12": None, "AU9": None}, {"AU6": 0.7, "AU12": 0.5}
+    assert score_units([make_face(units=absent, stated=told)]).precision == pytest.approx(2 / 3)
+    assert score_units([make_face(units=absent, unknown=("AU9",), stated=told)]).precision == 1.0
+
+
+def test_faces_of_which_nothing_is_known_have_no_unit_scores(make_face):
+    scores = score_units([make_face(unknown=FACS.codes, stated={"AU12": None})])
+    for name in ("f1", "precision", "recall", "added_gap", "hallucinated", "hallucinated_per_picture", "omitted"):
+        assert math.isnan(getattr(scores, name)), name
+    assert scores.stated_unknown == 1
 
 
 def test_nothing_to_state_and_nothing_stated_is_undefined(make_face):

@@ -131,7 +131,7 @@ def test_a_rendered_face_is_mirrored_as_the_renderer_would_draw_it(turn):
         return Annotation("a.png", None, {"arkit": arkit}, attributes=attributes, landmarks=picture.landmarks_68_2)
 
     face = drawn({"mouthSmileLeft": 1.0, "browOuterUpRight": 0.6}, turn)
-    turned = mirrored(face, 225)  # the renderer counts from a pixel's edge, so the mirror of x is 224 - x
+    turned = mirrored(face, rendered.SIZE)
     again = drawn(dict(turned.units["arkit"]), dict(turned.attributes))
     assert dict(turned.units["arkit"]) == {"mouthSmileRight": 1.0, "browOuterUpLeft": 0.6}
     np.testing.assert_allclose(turned.landmarks, again.landmarks, atol=0.2)

@@ -31,6 +31,12 @@ TEMPLATE = Path(__file__).parents[2] / "expllm_jax" / "records" / "templates" / 
 MODES = {"legacy": True, "current": False}
 NARRATED, RELEASED = 320, 300
 
+# Which units the narrated faces show depends on this list, so that it is written out here: `faces.FACS` may grow.
+CODES = tuple(
+    """AU1 AU2 AU4 AU5 AU7 AU43 AU9 AU6 AU33 AU34 AU10 AU12 AU14 AU15 AU16 AU18 AU20 AU22 AU23 AU24 AU25 AU28 AU17 AU26
+    AU27""".split()
+)
+
 # Each stands once as a text before a label and once as one behind it.
 AWKWARD = (
     "two  spaces and   three", "a line\nand another\n\nand a third", "\nbegins with a line end",
@@ -52,12 +58,12 @@ AWKWARD = (
 def conversations() -> dict:
     """Narrated and awkward conversations, and the prompts that are asked for."""
     from expllm_jax.engine import NarratorConfig, narrate
-    from expllm_jax.faces import EXPRESSIONS, FACS
+    from expllm_jax.faces import EXPRESSIONS
 
     rng, samples = np.random.default_rng(0), []
     for number in range(NARRATED):
         expression = EXPRESSIONS[number % len(EXPRESSIONS)]
-        shown = rng.choice(FACS.codes, rng.integers(0, 9), replace=False)
+        shown = rng.choice(CODES, rng.integers(0, 9), replace=False)
         units = {str(code): float(value) for code, value in zip(shown, rng.random(len(shown)), strict=True)}
         text = narrate(expression, units, NarratorConfig("facs", "full"), rng)
         samples.append(_two_rounds(text, expression, text_first=number % 4 != 3))
@@ -77,6 +83,7 @@ def released_conversations(file: Path) -> dict:
 
 def _described(samples: list, prompts: list) -> dict:
     template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
+    template["tasks"] = {task: template["tasks"][task] for task in ("label", "cot")}  # a template may learn more tasks
     return {"image_tokens": IMAGE_TOKENS, "template": template, "samples": samples, "prompts": prompts}
 
 

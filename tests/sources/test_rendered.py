@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from math import cos, radians, sin
 
 import numpy as np
 import pytest
@@ -10,9 +11,23 @@ from PIL import Image
 
 from expllm_jax.assets import asset_path
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import BASIC_7, PROTOTYPES, RENDERED_UNITS, arkit_from_facs, facs_from_arkit, read_annotations
+from expllm_jax.faces import (
+    ARKIT_52,
+    BASIC_7,
+    FEAFA_24,
+    PROTOTYPES,
+    RENDERED_UNITS,
+    Annotation,
+    arkit_from_facs,
+    facs_from_arkit,
+    feafa_from_arkit,
+    head_pose,
+    mirrored,
+    read_annotations,
+)
 from expllm_jax.sources import rendered
 from expllm_jax.sources.rendered import raster
+from expllm_jax.sources.rendered.scene import pose_300w
 
 SMALL = rendered.RenderedConfig(train_identities=2, test_identities=1, seed=5)
 
@@ -111,10 +126,137 @@ def test_every_rendered_unit_changes_the_picture(head, person):
         assert changed > 60, f"{unit} changes {changed} pixels only"
 
 
-def test_annotations_hold_the_units_that_were_rendered(head):
-    for spec in rendered.plan(SMALL):
+def test_annotations_hold_every_unit_of_the_face_and_those_alone_that_were_rendered(head):
+    for spec in rendered.plan(SMALL)[:7]:
         _, annotation = rendered.render_face(head, spec, 5)
-        assert facs_from_arkit(annotation.units["arkit"]) == pytest.approx(annotation.units["facs"], abs=1e-3)
+        arkit, facs, feafa = (annotation.units[name] for name in ("arkit", "facs", "feafa"))
+        assert (tuple(arkit), tuple(facs), tuple(feafa)) == (ARKIT_52.codes, RENDERED_UNITS, FEAFA_24.codes)
+        assert {code: value for code, value in facs.items() if value} == pytest.approx(facs_from_arkit(arkit), abs=1e-3)
+        assert dict(feafa) == pytest.approx(feafa_from_arkit(arkit), abs=1e-3)
+        assert sum(arkit[code] > 0 for code in ARKIT_52.codes if code.startswith("eyeLook")) == 4  # where it looks
+
+
+def _landmarks(head, person, **pose):
+    still = rendered.frontal(rendered.sample_scene(np.random.default_rng(0)))
+    scene = dataclasses.replace(still, **pose)
+    points = rendered.render(head, person, {}, scene).landmarks_68_2
+    return points, head_pose(pose_300w(scene))
+
+
+@pytest.mark.parametrize("angle", ["yaw", "pitch", "roll"])
+def test_the_written_angles_turn_the_face_as_300w_lp_says(head, person, angle):
+    """Seen in the picture: yaw takes the nose to its left, pitch up, and roll turns the eye line clockwise."""
+    before, straight = _landmarks(head, person)
+    assert straight == {"yaw": 0.0, "pitch": 0.0, "roll": 0.0}
+
+    def seen(points):
+        left, right = points[36:42].mean(0), points[42:48].mean(0)  # eyes, left and right in the picture
+        nose = points[30] - (left + right) / 2
+        return {"yaw": -nose[0], "pitch": -nose[1], "roll": np.degrees(np.arctan2(*(right - left)[::-1]))}
+
+    for turn in (-0.25, 0.25):
+        points, pose = _landmarks(head, person, **{angle: turn})
+        assert abs(pose[angle]) == pytest.approx(np.degrees(0.25)), "degrees"
+        assert [name for name, value in pose.items() if abs(value) > 1e-6] == [angle]
+        moved = seen(points)[angle] - seen(before)[angle]
+        assert moved * pose[angle] > 0 and abs(moved) > 4  # pixels; of roll, degrees
+        if angle == "roll":
+            assert moved == pytest.approx(pose["roll"], abs=1.0)
+
+
+def _misfit(own_N3, points_N2, pose):
+    """How far, in pixels, the points lie from where the best pinhole camera puts the head once the pose has turned it.
+
+    The camera looks through the picture's middle; distance, focal length and place are fitted.
+    """
+    x, y, z = (radians(pose[name]) for name in ("pitch", "yaw", "roll"))
+    about_x = [[1, 0, 0], [0, cos(x), sin(x)], [0, -sin(x), cos(x)]]
+    about_y = [[cos(y), 0, -sin(y)], [0, 1, 0], [sin(y), 0, cos(y)]]
+    about_z = [[cos(z), sin(z), 0], [-sin(z), cos(z), 0], [0, 0, 1]]
+    turned_N3 = (own_N3 - own_N3.mean(0)) @ np.linalg.multi_dot([about_x, about_y, about_z]).T  # 3DDFA's matrix
+    seen_N2 = (points_N2 - (rendered.SIZE - 1) / 2) * [1, -1]  # y upwards
+    zero, one = np.zeros(len(seen_N2)), np.ones(len(seen_N2))
+    # seen (distance - z) = focal (xy + place): linear in distance, focal and focal * place
+    rows = [[seen_N2[:, k], -turned_N3[:, k], *((-one, zero) if k == 0 else (zero, -one))] for k in (0, 1)]
+    matrix = np.concatenate([np.stack(row, 1) for row in rows])
+    solution, *_ = np.linalg.lstsq(matrix, (seen_N2 * turned_N3[:, 2:]).T.ravel())
+    depth_N = solution[0] - turned_N3[:, 2]
+    fitted_N2 = (solution[1] * turned_N3[:, :2] + solution[2:]) / depth_N[:, None]
+    return np.abs(fitted_N2 - seen_N2).max()
+
+
+@pytest.mark.parametrize("turn", [(0.4, 0.2, 0.13), (-0.4, 0.2, 0.13), (0.4, -0.22, 0.13), (0.35, 0.2, -0.15)])
+def test_the_written_angles_are_those_of_3ddfas_matrix(head, person, turn):
+    """About several axes at once the order counts as well: turned the other way or in another order, nothing fits."""
+    yaw, pitch, roll = turn
+    points, pose = _landmarks(head, person, yaw=yaw, pitch=pitch, roll=roll)
+    own = person.shape_V3[head.landmark_vertices].astype(np.float64)
+    assert _misfit(own, points, pose) < 0.02
+    assert _misfit(own, points, {name: -value for name, value in pose.items()}) > 5
+    in_the_scenes_order = {"yaw": -np.degrees(yaw), "pitch": -np.degrees(pitch), "roll": -np.degrees(roll)}
+    assert _misfit(own, points, in_the_scenes_order) > 1
+
+
+def test_annotations_agree_about_the_angles_and_the_landmarks(head):
+    """From what is written alone: the eye line of a head with those angles is tilted as the landmarks of the eyes are.
+
+    The first axis of 300W-LP's matrix gives the tilt. What is left over are the eyes of people who are not symmetric.
+    """
+    tilts, expected = [], []
+    for spec in rendered.plan(SMALL)[:14]:
+        _, annotation = rendered.render_face(head, spec, 5)
+        points = np.array(annotation.landmarks)
+        across = points[42:48].mean(0) - points[36:42].mean(0)
+        tilts.append(np.degrees(np.arctan2(across[1], across[0])))
+        pitch, yaw, roll = (radians(annotation.attributes[name]) for name in ("pitch", "yaw", "roll"))
+        down = cos(pitch) * sin(roll) - sin(pitch) * sin(yaw) * cos(roll)
+        expected.append(np.degrees(np.arctan2(down, cos(yaw) * cos(roll))))
+    assert np.ptp(expected) > 5
+    np.testing.assert_allclose(tilts, expected, atol=1.0)
+
+
+FLIP = np.array([-1, 1, 1], np.float32)
+
+
+@pytest.fixture(scope="module")
+def opposite(head):
+    """For each vertex of the head, the one on its other side."""
+    flipped = np.array_split(head.rest_V3 * FLIP, 40)
+    return np.concatenate([((part[:, None] - head.rest_V3) ** 2).sum(-1).argmin(1) for part in flipped])
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_mirrored_annotation_is_that_of_the_mirror_image_rendered_anew(head, opposite, number):
+    """Of the units that the head model makes symmetric; its open jaw is not quite (0.3 pixels)."""
+    rng = np.random.default_rng(number)
+    person = rendered.sample_identity(head, "p", rng)
+    scene = rendered.sample_scene(rng)
+    turned_person = dataclasses.replace(person, shape_V3=person.shape_V3[opposite] * FLIP)
+    turned_scene = dataclasses.replace(
+        scene,
+        yaw=-scene.yaw,
+        roll=-scene.roll,
+        shift=(-scene.shift[0], scene.shift[1]),
+        gaze=(-scene.gaze[0], scene.gaze[1]),
+    )
+
+    def annotated(person, arkit, scene):
+        picture = rendered.render(head, person, arkit, scene)
+        return Annotation(
+            "a.png",
+            units={"arkit": arkit},
+            attributes=head_pose(pose_300w(scene)),
+            landmarks=picture.landmarks_68_2,
+            face_box=picture.face_box,
+        )
+
+    face = annotated(person, {"mouthSmileLeft": 1.0, "browOuterUpRight": 0.6}, scene)
+    turned = mirrored(face, rendered.SIZE)
+    again = annotated(turned_person, dict(turned.units["arkit"]), turned_scene)
+    np.testing.assert_allclose(turned.landmarks, again.landmarks, atol=0.2)
+    np.testing.assert_allclose(turned.face_box, again.face_box, atol=0.2)
+    assert dict(turned.attributes) == pytest.approx(dict(again.attributes))
+    assert np.abs(np.subtract(face.landmarks, again.landmarks)).max() > 5
 
 
 def test_clean_faces_show_their_prototype_and_nothing_else():

@@ -15,13 +15,23 @@ import numpy as np
 from PIL import Image
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import BASIC_7, Annotation, arkit_from_facs, facs_from_arkit, feafa_from_arkit, write_annotations
+from expllm_jax.faces import (
+    ARKIT_52,
+    BASIC_7,
+    RENDERED_UNITS,
+    Annotation,
+    arkit_from_facs,
+    facs_from_arkit,
+    feafa_from_arkit,
+    head_pose,
+    write_annotations,
+)
 from expllm_jax.sources.rendered.head import HeadModel, load_head
 from expllm_jax.sources.rendered.identity import Identity, sample_identity
 from expllm_jax.sources.rendered.regimes import INDEPENDENT, REGIMES, sample_units
-from expllm_jax.sources.rendered.scene import Picture, render, sample_scene
+from expllm_jax.sources.rendered.scene import Picture, gaze_units, pose_300w, render, sample_scene
 
-RENDERER_VERSION = "1"  # part of the provenance; raise it when pictures of the same seed change
+RENDERER_VERSION = "2"  # part of the provenance; raise it when pictures or annotations of the same seed change
 ANNOTATIONS_FILE = "annotations.jsonl"
 _JPEG_QUALITY = 95
 
@@ -101,7 +111,9 @@ def _identity(head: HeadModel, seed: int, number: int) -> Identity:
 def render_face(head: HeadModel, spec: FaceSpec, seed: int) -> tuple[Picture, Annotation]:
     """One face with its annotation; a pure function of its arguments.
 
-    The annotation holds the ARKit coefficients that were rendered and what they mean as FACS and FEAFA units.
+    The annotation holds the ARKit coefficients that were rendered, gaze included, and what they mean as FACS and FEAFA
+    units. Those that the face does not show are there with 0.0, since that is known. FACS units outside RENDERED_UNITS
+    are left out as unknown: no coefficient stands for them, but others may show them (a dropped jaw parts the lips).
     """
     where = [*REGIMES, INDEPENDENT].index(spec.regime)
     which = BASIC_7.index(spec.expression) if spec.expression in BASIC_7 else 7
@@ -110,24 +122,23 @@ def render_face(head: HeadModel, spec: FaceSpec, seed: int) -> tuple[Picture, An
     arkit = arkit_from_facs(sample_units(spec.expression, spec.regime, rng))
     scene = sample_scene(rng)
     picture = render(head, person, arkit, scene)
+    shown, facs, feafa = arkit | gaze_units(scene.gaze), facs_from_arkit(arkit), feafa_from_arkit(arkit)
     annotation = Annotation(
         picture=f"pictures/{spec.name}",
         expression=spec.expression,
         units={
-            "arkit": {code: value for code, value in arkit.items() if value > 0},
-            "facs": {code: round(value, 4) for code, value in facs_from_arkit(arkit).items() if value > 0},
-            "feafa": {code: round(value, 4) for code, value in feafa_from_arkit(arkit).items() if value > 0},
+            "arkit": {code: round(shown.get(code, 0.0), 5) for code in ARKIT_52.codes},
+            "facs": {code: round(facs.get(code, 0.0), 4) for code in RENDERED_UNITS},
+            "feafa": {code: round(value, 4) for code, value in feafa.items()},
         },
         cot=None,
         identity=person.name,
         split=spec.split,
         attributes={
-            "sex": person.sex,
-            "age": round(person.age, 3),
+            "gender": person.sex,
+            "age_blend": round(person.age, 3),  # of the young and the old target; there are no years
             "regime": spec.regime,
-            "yaw": round(scene.yaw, 4),
-            "pitch": round(scene.pitch, 4),
-            "roll": round(scene.roll, 4),
+            **{name: round(angle, 2) + 0.0 for name, angle in head_pose(pose_300w(scene)).items()},  # no -0.0
         },
         landmarks=tuple((round(float(x), 2), round(float(y), 2)) for x, y in picture.landmarks_68_2),
         face_box=tuple(round(v, 2) for v in picture.face_box),

@@ -65,17 +65,17 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: uint8 (224, 224, 3) RGB; landmarks_68_2: pixels; face_box: x, y, width, height in pixels."""
+    """One rendered face, counted in pixels as `faces.Annotation` counts them."""
 
-    pixels: np.ndarray
-    landmarks_68_2: np.ndarray
-    face_box: tuple[float, float, float, float]
+    pixels: np.ndarray  # uint8 (224, 224, 3), RGB
+    landmarks_68_2: np.ndarray  # float32; the middle of the upper left pixel is (0, 0)
+    face_box: tuple[float, float, float, float]  # x, y, width, height; (0, 0, 224, 224) is the whole picture
 
 
 def render(head: HeadModel, person: Identity, coefficients: dict[str, float], scene: Scene) -> Picture:
     """Renders a person with ARKit `coefficients` (0–1) under a scene; the same arguments give the same picture."""
     side = SIZE * _OVERSAMPLE
-    vertices = head.deform(person.shape_V3, coefficients | _gaze_units(scene.gaze))
+    vertices = head.deform(person.shape_V3, coefficients | gaze_units(scene.gaze))
     normals = _vertex_normals(vertices, head.triangles_F3)
     scalp = _scalp(head, person)
     vertices = vertices + normals * (scalp * np.float32(person.hair_volume))[:, None]
@@ -124,10 +124,11 @@ def render(head: HeadModel, person: Identity, coefficients: dict[str, float], sc
     picture = _background(scene, rng)
     raster.resolve(samples, triangle, picture)
     pixels = _develop(picture, scene, rng)
-    points = screen[:, :2] / _OVERSAMPLE
+    points = screen[:, :2] / _OVERSAMPLE  # from the picture's edge; landmarks count from the middle of its first pixel
     face = points[head.face_vertices]
     (x0, y0), (x1, y1) = face.min(0), face.max(0)
-    return Picture(pixels, points[head.landmark_vertices], (float(x0), float(y0), float(x1 - x0), float(y1 - y0)))
+    box = (float(x0), float(y0), float(x1 - x0), float(y1 - y0))
+    return Picture(pixels, points[head.landmark_vertices] - np.float32(0.5), box)
 
 
 def frontal(scene: Scene) -> Scene:
@@ -137,7 +138,18 @@ def frontal(scene: Scene) -> Scene:
     )
 
 
-def _gaze_units(gaze: tuple[float, float]) -> dict[str, float]:
+def pose_300w(scene: Scene) -> tuple[float, float, float]:
+    """Pitch, yaw and roll of the head in radians as 300W-LP's `Pose_Para` gives them; see `faces.attributes`.
+
+    300W-LP counts each angle the other way round than a `Scene` and turns the head in another order: roll, yaw, pitch,
+    where a `Scene` has yaw, pitch, roll. So its angles are read off the matrix, R = Rx(pitch) Ry(yaw) Rz(roll) (3DDFA).
+    """
+    r = _rotation(scene)
+    return float(np.arctan2(r[1, 2], r[2, 2])), float(np.arcsin(-r[0, 2])), float(np.arctan2(r[0, 1], r[0, 0]))
+
+
+def gaze_units(gaze: tuple[float, float]) -> dict[str, float]:
+    """The ARKit coefficients of a `Scene`'s gaze, 0–1."""
     left, up = gaze
     toward = (
         {"eyeLookOutLeft": left, "eyeLookInRight": left}
