@@ -191,7 +191,7 @@ def _evaluated(run: RunFolder, split: str, record: Record, answer: Answer) -> Ev
         identity=truth.identity,
         split=split,
         expression=truth.expression or "",
-        units=dict(truth.units[run.experiment.narrator.vocabulary]),
+        units=dict(truth.units.get(run.experiment.narrator.vocabulary, {})),
         label_text=answer.label_text,
         predicted=answer.label,
         cot=answer.cot_text,
