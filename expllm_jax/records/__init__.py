@@ -22,16 +22,14 @@ from expllm_jax.records.conversation import (
     training_texts,
 )
 from expllm_jax.records.encode import (
-    EncodeConfig,
-    EncodedRow,
     Record,
     RecordEncoder,
     decode_answer,
     encode_prompt,
     encode_record,
     open_tokenizer,
-    pad_row,
 )
+from expllm_jax.records.encode_config import EncodeConfig
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.list_file import ListEntry, read_list_file
 from expllm_jax.records.manifest import Manifest, ShardFile, SplitSummary
@@ -68,6 +66,7 @@ from expllm_jax.records.reading import (
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
 from expllm_jax.records.row_shapes import Candidate, choose, render_table
+from expllm_jax.records.rows import EncodedRow, pad_row
 from expllm_jax.records.tokenizers import (
     ByteBPETokenizer,
     SentencePieceTokenizer,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.encode import EncodedRow, Record
+from expllm_jax.records.encode import Record
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Part
 from expllm_jax.records.pipeline import RowSource
+from expllm_jax.records.rows import EncodedRow
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from absl import flags
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.augmentation import AugmentConfig, augmented, draws, flipped, neutral_rows
-from expllm_jax.records.encode import EncodedRow
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Order, Part
 from expllm_jax.records.packing import EMPTY, SEGMENTS, Layout, PackingConfig, Plan, one_a_row
 from expllm_jax.records.pictures import check_statistics, normalise, read_picture, square
 from expllm_jax.records.reading import CorruptRecord
 from expllm_jax.records.row_shapes import choose
+from expllm_jax.records.rows import EncodedRow
 
 PADDED_RECORD = EMPTY
 """The record index of a row, or of a picture slot, that only fills up."""

@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.encode import EncodedRow, Record, RecordEncoder
+from expllm_jax.records.encode import Record, RecordEncoder
 from expllm_jax.records.examples import StoredRecord
 from expllm_jax.records.index import Lengths, SplitIndex, file_sha256, ids_path
 from expllm_jax.records.manifest import Manifest, ShardFile
+from expllm_jax.records.rows import EncodedRow
 from expllm_jax.records.shards import ShardReader
 from expllm_jax.records.writing import stored_encoder
 
