@@ -25,14 +25,14 @@ from pathlib import Path
 import numpy as np
 
 from expllm_jax.cot.mirror import mirror_text
-from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.faces.mirror import mirrored
 from expllm_jax.records.answers import LOCATED_TASKS, Size, check_task
 from expllm_jax.records.conversation import ConversationTemplate, Round, rounds_of
 from expllm_jax.records.encode_config import COT_WEIGHT, LABEL_WEIGHT, EncodeConfig, check_layout
-from expllm_jax.records.framing import Region, face_region, padded_square
-from expllm_jax.records.pictures import OpenPicture, encoded_picture, open_picture, prepared_picture
+from expllm_jax.records.framing import padded_square
+from expllm_jax.records.pictures import open_picture
+from expllm_jax.records.preparation import stored_picture
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, choose_rounds
 from expllm_jax.records.rows import EncodedRow, check_kind, prompt_row, template_tokens, training_row
@@ -110,7 +110,10 @@ def open_tokenizer(path: str | Path, config: EncodeConfig) -> Tokenizer:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One stored example: the picture as encoded bytes (JPEG or PNG), what is known of it, and its rows.
+    """One stored example: one picture as encoded bytes (JPEG or PNG), what is known of it, and its rows.
+
+    A record never holds more than that one picture. Rows of several pictures are made when batches are packed
+    (`records.packing`), out of records whose segments do not see each other.
 
     Where it comes from is in the annotation: `split`, and in `provenance` what the reader (data set, label file, line)
     and the CoT engine wrote, unchanged. Template, tokenizer and configuration are the same for all records of a folder
@@ -181,7 +184,9 @@ class RecordEncoder:
         Raises ExpllmError naming the picture if it cannot be read (see `pictures.read_picture`), or if it cannot be
         said where in it the annotation's positions are.
         """
-        content, annotation, size = self._prepared(open_picture(picture, name=annotation.picture), annotation)
+        content, annotation, size = stored_picture(
+            open_picture(picture, name=annotation.picture), annotation, self.config
+        )
         rounds = self.rounds(annotation, size, draw=draw)
         flipped = self.mirrored_rounds(annotation, size, draw=draw) if self.config.mirror else rounds
         return Record(
@@ -192,22 +197,6 @@ class RecordEncoder:
             mirrored=None if flipped == rounds else self._row(flipped),
             located=any(round_.task in LOCATED_TASKS for round_ in rounds),
         )
-
-    def _prepared(self, opened: OpenPicture, annotation: Annotation) -> tuple[bytes, Annotation, Size]:
-        """What is stored of a picture, the annotation in its pixels, and its width and height."""
-        if opened.turned and (annotation.face_box or annotation.landmarks):
-            raise ExpllmError(
-                f"{annotation.picture} has to be turned to stand upright (EXIF), and the annotation has positions",
-                "store the picture upright and give the positions in it",
-            )
-        config = self.config
-        if config.picture == "original":
-            return opened.storable(), annotation, opened.size
-        whole = Region(0, 0, *opened.size)
-        region = face_region(annotation, config.crop_margin, opened.size) if config.picture == "face" else whole
-        pixels = prepared_picture(opened.pixels, config.picture_size, region, config.resize)
-        moved = region.squared().moved(annotation, config.picture_size)
-        return encoded_picture(pixels, config.picture_format), moved, (config.picture_size, config.picture_size)
 
     def _row(self, rounds: Sequence[Round]) -> EncodedRow:
         config = self.config

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.answers import TASKS, check_task
 from expllm_jax.records.conversation import EXPRESSION_TASKS
-from expllm_jax.records.pictures import RESIZES, SMALLEST_SIDE, check_picture_format, check_resize
+from expllm_jax.records.pictures import SMALLEST_SIDE, check_picture_format, check_resize
 from expllm_jax.records.round_order import QUESTION_INDEX
 
 LAYOUTS = ("branched", "chained", "reference")
@@ -38,7 +38,7 @@ class EncodeConfig:
     picture: str = "original"  # what is stored: "original", as the file has it; "square", padded and resized; or …
     crop_margin: float = 0.0  # … "face", cut to the face box and this part of its size on each side, then "square"
     picture_size: int = PICTURE_SIZE  # pixels a side of what is stored, unless it is "original"
-    resize: str = "antialiased"  # to that size; "reference" does it as OpenCV does, which aliases
+    resize: str = "antialiased"  # to that size and to the model's; "reference": as OpenCV does it, which aliases
     picture_format: str = "png"  # of what is stored, unless "original": "png", or "jpeg", which is not exact
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class EncodeConfig:
     def _check_picture(self) -> None:
         check_picture_format(self.picture_format)
         check_resize(self.resize)
-        made = (self.picture_size, self.resize, self.picture_format)
+        made = (self.picture_size, self.picture_format)
         for holds, problem, remedy in (
             (self.picture in PICTURES, f"unknown picture {self.picture!r}", f"use one of: {', '.join(PICTURES)}"),
             (SMALLEST_SIDE <= self.picture_size <= 4096, f"picture_size is {self.picture_size}",
@@ -69,8 +69,8 @@ class EncodeConfig:
             (0 <= self.crop_margin <= 4, f"crop_margin is {self.crop_margin}", "use 0 to 4"),
             (self.picture == "face" or self.crop_margin == 0, "crop_margin has no effect without a crop",
              'leave it out, or set picture="face"'),
-            (self.picture != "original" or made == (PICTURE_SIZE, RESIZES[0], "png"),
-             "picture_size, resize and picture_format have no effect on original pictures",
+            (self.picture != "original" or made == (PICTURE_SIZE, "png"),
+             "picture_size and picture_format have no effect on original pictures",
              'leave them out, or set picture="square"'),
         ):  # fmt: skip
             if not holds:

@@ -64,7 +64,8 @@ class RecordSource:
     ) -> None:  # fmt: skip
         summary = manifest.splits[split]
         self.folder, self.split, self.manifest, self.on_error = folder, split, manifest, on_error
-        self.pad_token, self.mirrors = manifest.pad_token, manifest.encoding.mirror
+        self.pad_token = manifest.pad_token
+        self.mirrors, self.resize = manifest.encoding.mirror, manifest.encoding.resize
         self.longest_row = (summary.longest_row, summary.longest_id)
         self._records = summary.records
         self._shards = [shard for shard in summary.shards if shard.records]
