@@ -180,7 +180,9 @@ def shown(metrics: Metrics, key: str) -> str:
 def _answer_split(run: RunFolder, model: Predictor, split: str, report: Callable[[int], None]) -> list[EvaluatedFace]:
     source = open_records(run.records, split)
     records = [source[index] for index in range(len(source))]
-    answers = model.answer([run.faces / record.annotation.picture for record in records], report=report)
+    # The pictures of the records, and not the files they were made of: cut and resized as those learnt from.
+    answers = model.answer_stored([record.picture for record in records], [record.id for record in records],
+                                  report=report)  # fmt: skip
     return [_evaluated(run, split, record, answer) for record, answer in zip(records, answers, strict=True)]
 
 

@@ -63,7 +63,7 @@ def ask_about_a_photograph(run: RunFolder) -> Answer:
     little of.
     """
     photograph = asset_folder("orl-faces") / "s1" / "1.pgm"
-    return stages.predictor(run).answer([photograph])[0]
+    return stages.predictor(run).answer([photograph], cropped=True)[0]
 
 
 def summary(result: DemoResult) -> str:

@@ -53,9 +53,10 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from expllm_jax.infer import Predictor
+    from expllm_jax.infer import Predictor, annotated_face_boxes
 
-    answers = Predictor.open(options.run).answer(options.pictures)
+    boxes = annotated_face_boxes(options.pictures, options.annotations) if options.annotations else ()
+    answers = Predictor.open(options.run).answer(options.pictures, face_boxes=boxes, cropped=options.crop)
     for answer in answers:
         note = f"\n(not in the strict form: {answer.unparsable})" if answer.unparsable else ""
         show(options, f"{answer.picture}: {answer.label_text}\n\n{answer.cot_text}{note}\n")
@@ -109,6 +110,11 @@ def add(verbs: Any) -> None:
         verbs, "predict", _predict, "label and explanation of pictures", "expllm predict face.jpg --run runs/demo"
     )
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="JPEG, PNG, PGM, … files")
+    face = predict.add_mutually_exclusive_group()
+    face.add_argument("--crop", action="store_true", help="the pictures are cut to the face already")
+    face.add_argument(
+        "--annotations", metavar="FILE", help="annotations.jsonl with the face box of every picture, to cut it by"
+    )
     run_argument(predict)
 
     export = add_verb(

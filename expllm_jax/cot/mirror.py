@@ -21,11 +21,13 @@ _SIDED_ARKIT = {unit.code: unit.mirror for unit in ARKIT_52.units if unit.mirror
 
 _LETTER = r"[^\W\d_]"
 
+# "bright", "rightly" and "leftover" are other words.
+_WORD = rf"(?<!{_LETTER})(?P<word>{'|'.join(_OTHER_WORD)})(?=(?:wards?|most|hand(?:ed)?|side[ds]?)?(?!{_LETTER}))"
+
 _SIDED = re.compile(
     "|".join(
         (
-            # "bright", "rightly" and "leftover" are other words.
-            rf"(?<!{_LETTER})(?P<word>{'|'.join(_OTHER_WORD)})(?=(?:wards?|most|hand(?:ed)?|side[ds]?)?(?!{_LETTER}))",
+            _WORD,
             rf"(?<![A-Za-z0-9])(?P<arkit>{'|'.join(_SIDED_ARKIT)})(?![A-Za-z0-9])",
             r"(?<![A-Za-z0-9])FEAFA(?P<gap>\s?)(?P<feafa>\d+)",
             # L12, R12C (side, unit, intensity), AUL12; but not R2-D2.
@@ -39,6 +41,12 @@ _SIDED = re.compile(
         )
     )
 )
+
+# Most texts hold no side, or none but in words, and trying every form at every letter takes long. Whatever _SIDED finds
+# holds one of these:
+_SIDED_WORD = re.compile(_WORD)
+_ANY_WORD = re.compile("left|right", re.IGNORECASE)
+_ANY_CODE = re.compile(r"[LR](?:(?![a-z])|(?<=[a-z].)(?:eft|ight))|FEAFA")
 
 _EITHER = "(?P<word>left|right)"
 
@@ -69,12 +77,22 @@ _LONGEST_DIRECTED = 40  # characters before a word that are looked at
 
 def mirror_text(text: str) -> str:
     """The text with left and right swapped, as the module says; ``mirror_text(mirror_text(text)) == text``."""
-    kept = {match.start("word") for pattern in _NO_SIDE for match in pattern.finditer(text)}
+    worded, coded = _ANY_WORD.search(text), _ANY_CODE.search(text)
+    if not worded and not coded:
+        return text
+    kept = _no_sides(text) if worded else set()
+    sided = _SIDED if coded else _SIDED_WORD
+    return sided.sub(lambda match: match[0] if match.start() in kept else _swapped(match), text)
+
+
+def _no_sides(text: str) -> set[int]:
+    """Where "left" and "right" stand that are no sides."""
+    found = {match.start("word") for pattern in _NO_SIDE for match in pattern.finditer(text)}
     for match in _ADVERB.finditer(text):
         start = match.start("word")
         if not _DIRECTED.search(text, max(0, start - _LONGEST_DIRECTED), start):
-            kept.add(start)
-    return _SIDED.sub(lambda match: match[0] if match.start() in kept else _swapped(match), text)
+            found.add(start)
+    return found
 
 
 def _swapped(match: re.Match[str]) -> str:

@@ -4,6 +4,7 @@
 functions say what a run folder and an export hold.
 """
 
+from expllm_jax.infer.face_boxes import FaceBox, annotated_face_boxes
 from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig, Stop, generate
 from expllm_jax.infer.predict import Answer, PredictConfig, Predictor
 from expllm_jax.infer.run_files import (
@@ -22,6 +23,8 @@ __all__ = [
     "GREEDY",
     "MODEL",
     "Answer",
+    "FaceBox",
+    "annotated_face_boxes",
     "Generated",
     "ModelFiles",
     "PictureConfig",

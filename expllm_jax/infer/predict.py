@@ -14,10 +14,11 @@ import numpy as np
 from expllm_jax.cot import ParsedCot, UnparsableAnswer, parse_cot, parse_label, stated_units
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import vocabulary
+from expllm_jax.infer.face_boxes import FaceBox
 from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
-from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, read_picture, square
+from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, prepared_pixels, seen_picture
 
 T = TypeVar("T")
 
@@ -88,26 +89,56 @@ class Predictor:
         files = read_model_files(run_dir)
         return cls(files, read_run_params(run_dir, files.config, step)[0], config)
 
-    def answer(self, pictures: Sequence[str | Path], *, report: Callable[[int], None] | None = None) -> list[Answer]:
-        """Answers about picture files, in order. All are read before the first is asked about.
+    def answer(
+        self,
+        pictures: Sequence[str | Path],
+        *,
+        face_boxes: Sequence[FaceBox] = (),
+        cropped: bool = False,
+        report: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Answers about picture files, in order, of which the model sees what it saw of such files in training. All are
+        read before the first is asked about.
 
         Args:
           pictures: paths.
+          face_boxes: (x, y, width, height) of the face in every picture, for a model that learnt from face crops.
+          cropped: the pictures are such crops already.
           report: is told after every batch how many pictures are done.
+
+        Raises:
+          ExpllmError: a picture cannot be read, or where its face is has to be known and is not.
+        """
+        if face_boxes and len(face_boxes) != len(pictures):
+            raise ExpllmError(
+                f"{len(pictures)} pictures but {len(face_boxes)} face boxes", "give one face box per picture"
+            )
+        encoding, size = self.files.encoder.config, self.files.pictures.size
+        pixels = [
+            prepared_pixels(picture, encoding, size, face_box=face_box, cropped=cropped)
+            for picture, face_box in zip(pictures, face_boxes or [()] * len(pictures), strict=True)
+        ]
+        return self._answer_pixels(pixels, [str(picture) for picture in pictures], report)
+
+    def answer_stored(
+        self, contents: Sequence[bytes], names: Sequence[str], *, report: Callable[[int], None] | None = None
+    ) -> list[Answer]:
+        """Answers about the pictures of records that were encoded as those that the model learnt from.
+
+        Args:
+          contents: `Record.picture` of each.
+          names: what `Answer.picture` says, one per picture.
+          report: see `answer`.
 
         Raises:
           ExpllmError: a picture cannot be read.
         """
-        settings = self.files.pictures
-        pixels = [square(read_picture(picture), settings.size) for picture in pictures]
-        names = [str(picture) for picture in pictures]
-
-        def features() -> Iterator[jax.Array]:
-            for start in range(0, len(pixels), self.config.batch):
-                chunk = np.stack(pixels[start : start + self.config.batch])
-                yield self.encode(normalise(_filled(chunk, self.config.batch), settings.normalisation))
-
-        return self._answer_all(names, features(), report)
+        encoding, size = self.files.encoder.config, self.files.pictures.size
+        pixels = [
+            seen_picture(content, size, encoding.resize, name=name)
+            for content, name in zip(contents, names, strict=True)
+        ]
+        return self._answer_pixels(pixels, names, report)
 
     def answer_features(
         self, features_RND: np.ndarray, names: Sequence[str], *, report: Callable[[int], None] | None = None
@@ -128,6 +159,18 @@ class Predictor:
     def encode(self, pixels_BHWC: np.ndarray | jax.Array) -> jax.Array:
         """Normalised pixels -> the tower's features [B, N, D]."""
         return _encode(self._graphdef, self._params, pixels_BHWC)
+
+    def _answer_pixels(
+        self, pixels: Sequence[np.ndarray], names: Sequence[str], report: Callable[[int], None] | None
+    ) -> list[Answer]:
+        """`pixels` are uint8 [size, size, 3], one per name."""
+
+        def features() -> Iterator[jax.Array]:
+            for start in range(0, len(pixels), self.config.batch):
+                chunk = np.stack(pixels[start : start + self.config.batch])
+                yield self.encode(normalise(_filled(chunk, self.config.batch), self.files.pictures.normalisation))
+
+        return self._answer_all(list(names), features(), report)
 
     def _answer_all(
         self, names: list[str], features: Iterable[np.ndarray | jax.Array], report: Callable[[int], None] | None

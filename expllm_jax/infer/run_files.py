@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class PictureConfig:
-    """How a picture becomes pixels, the same in training and in use."""
+    """What the tower takes, the same in training and in use. What part of a picture that is, and how it is resized, is
+    the encoding's to say (`EncodeConfig`), which lies beside this in ModelFiles: see `records.prepared_pixels`."""
 
     size: int = 224  # pixels a side
     normalisation: str = "clip"  # a row of records.STATISTICS

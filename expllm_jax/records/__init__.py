@@ -4,7 +4,7 @@
 the prompts that match them; `build_records` does so for whole data sets, in parallel, and keeps them in a TFDS data set
 of ArrayRecord files, which `open_records` reads; `MixedRows` mixes several; `batches` streams them through Grain,
 shuffled, packed by a `Plan` and augmented. `read_picture`, `square` and `normalise` are the way from any picture file
-to pixels.
+to pixels; `prepared_pixels` is the one that the records of a model went.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from expllm_jax.records.conversation import (
     training_texts,
 )
 from expllm_jax.records.encode import (
-    EncodeConfig,
-    EncodedRow,
     Record,
     RecordEncoder,
     decode_answer,
     encode_prompt,
     encode_record,
     open_tokenizer,
-    pad_row,
 )
+from expllm_jax.records.encode_config import EncodeConfig
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.list_file import ListEntry, read_list_file
 from expllm_jax.records.manifest import Manifest, ShardFile, SplitSummary
@@ -57,6 +55,7 @@ from expllm_jax.records.pipeline import (
     order_of,
     plan_of,
 )
+from expllm_jax.records.preparation import prepared_pixels, seen_picture
 from expllm_jax.records.reading import (
     CorruptRecord,
     RecordSource,
@@ -68,6 +67,7 @@ from expllm_jax.records.reading import (
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, REFERENCE_KEYS, choose_rounds
 from expllm_jax.records.row_shapes import Candidate, choose, render_table
+from expllm_jax.records.rows import EncodedRow, pad_row
 from expllm_jax.records.tokenizers import (
     ByteBPETokenizer,
     SentencePieceTokenizer,
@@ -140,11 +140,13 @@ __all__ = [
     "plan_of",
     "plan_records",
     "prepared_picture",
+    "prepared_pixels",
     "read_answer",
     "read_list_file",
     "read_picture",
     "render_table",
     "rounds_of",
+    "seen_picture",
     "square",
     "storable_picture",
     "train_sentencepiece",

@@ -22,7 +22,8 @@ from pathlib import Path
 from expllm_jax import __version__
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
-from expllm_jax.records.encode import EncodeConfig, Record, RecordEncoder
+from expllm_jax.records.encode import Record, RecordEncoder
+from expllm_jax.records.encode_config import EncodeConfig
 from expllm_jax.records.manifest import FORMAT, Manifest
 from expllm_jax.records.shards import Shard, Skipped, finished_shard, save_note, write_shard
 from expllm_jax.records.writing import Staging, check_ids, stored_encoder

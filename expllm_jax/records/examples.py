@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from expllm_jax.faces import Annotation
-from expllm_jax.records.encode import EncodedRow, Record
+from expllm_jax.records.encode import Record
+from expllm_jax.records.rows import EncodedRow
 
 _TEXT_COLUMNS = {
     "path": "picture", "expression": "expression", "cot": "cot", "caption": "caption", "identity": "identity",

@@ -19,7 +19,8 @@ from typing import Any
 
 from expllm_jax import __version__
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.encode import EncodeConfig, RecordEncoder
+from expllm_jax.records.encode import RecordEncoder
+from expllm_jax.records.encode_config import EncodeConfig
 
 FORMAT = 2
 """Version of the folder's layout; a reader refuses another."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.encode import EncodedRow, Record
+from expllm_jax.records.encode import Record
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Part
 from expllm_jax.records.pipeline import RowSource
+from expllm_jax.records.rows import EncodedRow
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,18 @@ class MixedRows:
       weights: of each; empty: the repeats count.
 
     Raises:
-      ExpllmError: no sets, sets with different padding or a bad repeat.
+      ExpllmError: no sets, sets with different padding, a bad repeat, or pictures that are resized differently.
     """
 
     def __init__(self, sources: Sequence[RowSource], repeats: Sequence[float], weights: Sequence[float] = ()) -> None:
         if len({source.pad_token for source in sources}) != 1:
             raise ExpllmError("there are no sets to mix, or they were made with different tokenizers",
                               "encode all sets with the same encoder")  # fmt: skip
+        if len(resizes := {source.resize for source in sources}) != 1:
+            raise ExpllmError(f"the sets' pictures are resized differently: {', '.join(sorted(resizes))}",
+                              "build all sets with the same resize")  # fmt: skip
         self.sources = tuple(sources)
-        self.pad_token = sources[0].pad_token
+        self.pad_token, self.resize = sources[0].pad_token, sources[0].resize
         self.longest_row = max(source.longest_row for source in sources)
         self.mirrors = all(source.mirrors for source in sources)
         self.on_error = "skip" if any(source.on_error == "skip" for source in sources) else "raise"

@@ -96,7 +96,7 @@ def encoded_picture(pixels: np.ndarray, picture_format: str = "png") -> bytes:
 
     At 224×224, "jpeg" moves levels by 0.5 (grey faces, enlarged) to 1.5 (a sharp colour portrait) on average and 17 at
     most, takes a third of the room (12 to 29 kB), is decoded in a third of the time (0.2 to 0.4 ms against 0.9 to 1.3
-    on one core) and encoded in a thirtieth.
+    on one core) and encoded in a twentieth (0.2 ms against 3 to 6).
     """
     check_picture_format(picture_format)
     content = io.BytesIO()
@@ -110,7 +110,10 @@ def check_picture_format(picture_format: str) -> None:
         raise ExpllmError(f"unknown picture_format {picture_format!r}", f"use one of: {', '.join(_FORMAT_OPTIONS)}")
 
 
-_FORMAT_OPTIONS: Mapping[str, Mapping[str, int]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}}
+_FORMAT_OPTIONS: Mapping[str, Mapping[str, int]] = {
+    "png": {"compress_level": 3},  # half to a quarter of the time of the default, 6, for 1 to 17 % more room
+    "jpeg": {"quality": 95, "subsampling": 0},
+}
 
 
 def cut(picture: np.ndarray, region: Region) -> np.ndarray:

@@ -19,13 +19,14 @@ from absl import flags
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.augmentation import AugmentConfig, augmented, draws, flipped, neutral_rows
-from expllm_jax.records.encode import EncodedRow
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Order, Part
 from expllm_jax.records.packing import EMPTY, SEGMENTS, Layout, PackingConfig, Plan, one_a_row
-from expllm_jax.records.pictures import check_statistics, normalise, read_picture, square
+from expllm_jax.records.pictures import check_statistics, normalise
+from expllm_jax.records.preparation import seen_picture
 from expllm_jax.records.reading import CorruptRecord
 from expllm_jax.records.row_shapes import choose
+from expllm_jax.records.rows import EncodedRow
 
 PADDED_RECORD = EMPTY
 """The record index of a row, or of a picture slot, that only fills up."""
@@ -38,6 +39,7 @@ class RowSource(Protocol):
     longest_row: tuple[int, str]  # tokens, and the id of the record that has so many
     lengths: Lengths
     mirrors: bool  # it has the rows of mirrored pictures
+    resize: str  # how its pictures become those that the model sees, if they are of another size: `EncodeConfig.resize`
     on_error: str  # "raise", or "skip": a damaged record leaves its place empty
 
     def __len__(self) -> int: ...
@@ -344,7 +346,9 @@ class _Assembler:
             arrays["features"][place] = self._features[index]
             return
         content = self._source.picture(index)
-        picture = square(read_picture(content, name=f"the picture of record {index}"), self._config.picture_size)
+        picture = seen_picture(
+            content, self._config.picture_size, self._source.resize, name=f"the picture of record {index}"
+        )
         if "pictures" in arrays:
             arrays["pictures"][place], arrays["draws"][place] = picture, chance
         elif chance is None:

@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.encode import EncodedRow, Record, RecordEncoder
+from expllm_jax.records.encode import Record, RecordEncoder
 from expllm_jax.records.examples import StoredRecord
 from expllm_jax.records.index import Lengths, SplitIndex, file_sha256, ids_path
 from expllm_jax.records.manifest import Manifest, ShardFile
+from expllm_jax.records.rows import EncodedRow
 from expllm_jax.records.shards import ShardReader
 from expllm_jax.records.writing import stored_encoder
 
@@ -63,7 +64,8 @@ class RecordSource:
     ) -> None:  # fmt: skip
         summary = manifest.splits[split]
         self.folder, self.split, self.manifest, self.on_error = folder, split, manifest, on_error
-        self.pad_token, self.mirrors = manifest.pad_token, manifest.encoding.mirror
+        self.pad_token = manifest.pad_token
+        self.mirrors, self.resize = manifest.encoding.mirror, manifest.encoding.resize
         self.longest_row = (summary.longest_row, summary.longest_id)
         self._records = summary.records
         self._shards = [shard for shard in summary.shards if shard.records]

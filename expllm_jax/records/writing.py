@@ -25,7 +25,8 @@ from tensorflow_datasets.core import dataset_info, naming
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.records.conversation import ConversationTemplate
-from expllm_jax.records.encode import EncodeConfig, Record, RecordEncoder, open_tokenizer
+from expllm_jax.records.encode import Record, RecordEncoder, open_tokenizer
+from expllm_jax.records.encode_config import EncodeConfig
 from expllm_jax.records.examples import features
 from expllm_jax.records.index import write_index
 from expllm_jax.records.manifest import DATASET, MANIFEST, SKIPPED, TEMPLATE, Manifest, SplitSummary

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records import normalise, read_picture, square
+from expllm_jax.records import normalise, seen_picture
 from expllm_jax.train.progress import Progress
 
 _DTYPE = np.float16
@@ -25,6 +25,8 @@ _REMEDY = "choose a folder that can be written, on a disk with room"
 
 class PictureSource(Protocol):
     """What features are extracted from: `records.RecordSource`, or anything like it."""
+
+    resize: str  # see `records.RowSource`
 
     def __len__(self) -> int: ...
 
@@ -62,7 +64,8 @@ def extract_features(
     """
     path = Path(path)
     described = {
-        "fingerprint": fingerprint, "records": len(source), "picture_size": picture_size, "normalisation": normalisation
+        "fingerprint": fingerprint, "records": len(source), "picture_size": picture_size, "resize": source.resize,
+        "normalisation": normalisation,
     }  # fmt: skip
     if _is_current(path, described):
         return np.load(path, mmap_mode="r")
@@ -127,8 +130,9 @@ def _pictures(source: PictureSource, batch: int, size: int, normalisation: str) 
     def read(start: int) -> np.ndarray:
         pixels = np.zeros((batch, size, size, 3), np.float32)
         for line, index in enumerate(range(start, min(start + batch, len(source)))):
-            picture = read_picture(source.picture(index), name=f"the picture of record {index}")
-            pixels[line] = normalise(square(picture, size), normalisation)
+            content = source.picture(index)
+            picture = seen_picture(content, size, source.resize, name=f"the picture of record {index}")
+            pixels[line] = normalise(picture, normalisation)
         return pixels
 
     with ThreadPoolExecutor(1) as reader:

@@ -19,6 +19,7 @@ from expllm_jax import assessment, stages
 from expllm_jax.assets import asset_path, is_cached
 from expllm_jax.checkpoints import Checkpointer, params_fingerprint
 from expllm_jax.config import load_experiment
+from expllm_jax.faces import Annotation, write_annotations
 from expllm_jax.train import read_metrics
 from tests.cli.commands import a_face, assert_refused, expllm, unchanged
 
@@ -132,6 +133,26 @@ def test_predict_tells_people_the_same(run, pictures, predicted):
     text = expllm("predict", *pictures, "--run", run).out
     for answer in predicted:
         assert f"{answer['picture']}: {answer['label_text']}\n\n{answer['cot']}\n" in text
+
+
+def test_a_model_of_face_crops_is_told_where_the_face_is(run, predicted, tmp_path):
+    """The same model, said to have learnt from crops without margin, about a picture that is all face."""
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    for entry in (run / "export").iterdir():
+        (crops / entry.name).symlink_to(entry)
+    described = json.loads((crops / "model.json").read_text())
+    described["encoding"]["picture"] = "face"
+    (crops / "model.json").unlink()
+    (crops / "model.json").write_text(json.dumps(described))
+    face, boxes = a_face(run), tmp_path / "boxes.jsonl"
+    write_annotations(boxes, [Annotation(str(face), face_box=(0, 0, *Image.open(face).size))])
+    assert_refused(expllm("predict", face, "--run", crops), face, "--annotations FILE", "--crop")
+    for told in (["--crop"], ["--annotations", boxes]):
+        outcome = expllm("predict", face, *told, "--run", crops, "--json")
+        assert outcome.status == 0 and json.loads(outcome.out) == predicted[:1], outcome.err
+    assert_refused(expllm("predict", face, "--annotations", boxes, "--run", run), face, "no effect")
+    assert_refused(expllm("predict", face, "--annotations", run / "missing.jsonl", "--run", crops), "missing.jsonl")
 
 
 OPEN_WITH_ORBAX = """

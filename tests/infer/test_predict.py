@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -14,12 +15,13 @@ from PIL import Image
 
 from expllm_jax.cot import write_parts
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import Annotation
+from expllm_jax.faces import Annotation, write_annotations
 from expllm_jax.infer import (
     ModelFiles,
     PictureConfig,
     PredictConfig,
     Predictor,
+    annotated_face_boxes,
     export_run,
     read_model_files,
     read_run_params,
@@ -28,9 +30,11 @@ from expllm_jax.infer import (
 from expllm_jax.infer.predict import _parsed
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, abstract
 from expllm_jax.records import (
+    BatchConfig,
     ConversationTemplate,
     EncodeConfig,
     RecordEncoder,
+    batches,
     open_records,
     rounds_of,
     train_sentencepiece,
@@ -133,6 +137,70 @@ def test_an_export_moves_and_answers(trained, tmp_path: Path) -> None:
         export_run(run_dir, moved)
     export_run(run_dir, moved, step=100, overwrite=True)
     assert read_run_params(run_dir, read_model_files(run_dir).config, 100)[1] == 100
+
+
+@pytest.mark.parametrize("resize", ["antialiased", "reference"])
+@pytest.mark.parametrize("picture_format", ["png", "jpeg"])
+def test_a_model_of_face_crops_sees_in_use_what_it_saw_in_training(
+    trained, tmp_path: Path, monkeypatch, resize: str, picture_format: str
+) -> None:
+    files = read_model_files(trained[0])
+    config = dataclasses.replace(
+        files.encoder.config, picture="face", crop_margin=0.25, picture_size=40, resize=resize,
+        picture_format=picture_format,
+    )  # fmt: skip
+    encoder = dataclasses.replace(files.encoder, config=config)
+    boxes, rng = [(20.0, 11.5, 40.0, 30.0), (0.0, 0.0, 33.0, 50.0)], np.random.default_rng(1)
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(path)
+    annotations = [Annotation(path.name, "Anger", face_box=box) for path, box in zip(paths, boxes, strict=True)]
+    records = [encoder.record(face, path) for face, path in zip(annotations, paths, strict=True)]
+    write_records(tmp_path / "records", {"train": records}, encoder)
+    source = open_records(tmp_path / "records", "train")
+    settings = BatchConfig(2, shuffle=False, picture_size=28, threads=0, read_ahead=0)
+    with contextlib.closing(batches(source, settings)) as reading:
+        learnt_from = next(reading)["pixels"]
+
+    write_model_files(tmp_path / "run", dataclasses.replace(files, encoder=encoder))
+    predictor = Predictor(read_model_files(tmp_path / "run"), tiny_model(files.config)[1], SETTINGS)
+    seen = []
+    monkeypatch.setattr(predictor, "encode", seen.append)
+    monkeypatch.setattr(predictor, "_answer_batch", lambda names, features: names)
+    write_annotations(tmp_path / "annotations.jsonl", annotations)
+    found = annotated_face_boxes(paths, tmp_path / "annotations.jsonl")
+    assert predictor.answer(paths, face_boxes=found) == [str(path) for path in paths]
+    assert predictor.answer_stored([record.picture for record in records], ["a", "b"]) == ["a", "b"]
+    predictor.answer(paths, cropped=True)
+    np.testing.assert_array_equal(seen[0], learnt_from)
+    np.testing.assert_array_equal(seen[1], learnt_from)
+    assert (seen[2] != learnt_from).any()
+    with pytest.raises(ExpllmError, match=r"not known where the face is in .*a\.png.*") as refusal:
+        predictor.answer(paths)
+    assert "--annotations" in refusal.value.remedy and "--crop" in refusal.value.remedy
+    with pytest.raises(ExpllmError, match="2 pictures but 1 face boxes"):
+        predictor.answer(paths, face_boxes=boxes[:1])
+
+
+def test_face_boxes_are_found_by_the_path_of_the_picture(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "faces").mkdir()
+    one = Annotation("faces/a.png", face_box=(1, 2, 3, 4))
+    file = tmp_path / "annotations.jsonl"
+    write_annotations(file, [one, Annotation("faces/b.png"), *[Annotation("c.png", face_box=(1, 2, 3, 4))] * 2])
+    monkeypatch.chdir(tmp_path / "faces")
+    assert annotated_face_boxes(["a.png", tmp_path / "faces" / "a.png"], file) == [(1, 2, 3, 4)] * 2
+    for picture, count in (("b.png", "no"), ("../c.png", "2"), ("d.png", "no")):
+        with pytest.raises(ExpllmError, match=f"annotations.jsonl has {count} face boxes for {picture}"):
+            annotated_face_boxes(["a.png", picture], file)
+
+
+def test_model_files_from_before_pictures_were_cut_still_open(trained, tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "old")
+    described = json.loads((tmp_path / "old" / "model.json").read_text())
+    for key in ("picture", "crop_margin", "picture_size", "resize", "picture_format"):
+        del described["encoding"][key]
+    (tmp_path / "old" / "model.json").write_text(json.dumps(described))
+    assert read_model_files(tmp_path / "old").encoder.config == read_model_files(trained[0]).encoder.config
 
 
 def test_a_model_that_has_not_learnt_gives_reasons_instead_of_answers(trained) -> None:

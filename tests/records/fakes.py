@@ -11,7 +11,7 @@ class FakeSource:
     """Records of random lengths; the tokens of record k of set `number` are all 10,000 x number + k + 1, those of its
     mirrored twin negative. The first four are its picture's, and of the others some are supervised."""
 
-    pad_token, mirrors, on_error = 0, True, "raise"
+    pad_token, mirrors, resize, on_error = 0, True, "antialiased", "raise"
     IMAGE_TOKENS = 4
 
     def __init__(

@@ -386,7 +386,6 @@ def test_a_picture_to_be_turned_keeps_no_positions(encoder):
         ({"picture": "square", "crop_margin": 0.1}, "no effect without a crop"),
         ({"picture_size": 112}, "no effect on original"),
         ({"picture_format": "jpeg"}, "no effect on original"),
-        ({"resize": "reference"}, "no effect on original"),
         ({"picture": "square", "resize": "cubic"}, "cubic"),
     ],
 )

@@ -140,6 +140,10 @@ def test_mixed_rows_count_through_their_sets():
     other.pad_token = 1
     with pytest.raises(ExpllmError, match="different tokenizers"):
         MixedRows([FakeSource(3), other], [1, 1])
+    other = FakeSource(3)
+    other.resize = "reference"
+    with pytest.raises(ExpllmError, match="resized differently: antialiased, reference"):
+        MixedRows([FakeSource(3), other], [1, 1])
     with pytest.raises(ExpllmError, match="no sets"):
         MixedRows([], [])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records import normalise
+from expllm_jax.records import normalise, square
 from expllm_jax.train import extract_features
 from tests.train.tiny import PICTURE_SIZE, TinySource
 
@@ -50,6 +50,22 @@ def test_they_are_reused_only_while_everything_is_the_same(tmp_path: Path, chang
     again = extract(encoder, source, tmp_path / "f.npy", **changes)
     assert encoder.calls == calls
     assert np.array_equal(first, again) == ("normalisation" not in changes)
+
+
+def test_pictures_are_resized_as_their_records_say(tmp_path: Path) -> None:
+    source, size = TinySource(4), 13
+    source.resize = "reference"
+    features = extract_features(
+        lambda pixels: jnp.asarray(pixels).reshape(4, size * size, 3), source, tmp_path / "f.npy",
+        fingerprint="a", batch=4, picture_size=size, stream=io.StringIO(),
+    )  # fmt: skip
+    expected = normalise(np.stack([square(picture, size, "reference") for picture in source.pictures]))
+    np.testing.assert_array_equal(features, expected.reshape(4, -1, 3).astype(np.float16))
+    again = Encoder()
+    extract(again, source, tmp_path / "g.npy")
+    source.resize = "antialiased"
+    extract(again, source, tmp_path / "g.npy")
+    assert again.calls == 2
 
 
 def test_a_failure_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:

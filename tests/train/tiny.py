@@ -62,7 +62,7 @@ def branched_row(prefix: list[int], branches: list[tuple[list[int], list[int], f
 class TinySource:
     """What `records.RecordSource` offers, in memory: answers, of different lengths, that only the picture tells."""
 
-    pad_token, mirrors, on_error = 0, True, "raise"
+    pad_token, mirrors, resize, on_error = 0, True, "antialiased", "raise"
 
     def __init__(self, records: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
