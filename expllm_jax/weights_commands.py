@@ -59,7 +59,12 @@ class Speech:
         Raises:
           ExpllmError: tokenizer or template cannot be read, or the model does not know the tokenizer's pieces.
         """
-        encoding = EncodeConfig(image_tokens=config.image_tokens(size, size), layout=self.layout, legacy=self.legacy)
+        encoding = EncodeConfig(
+            image_tokens=config.image_tokens(size, size),
+            layout=self.layout,
+            legacy=self.legacy,
+            resize="reference" if self.layout == "reference" else "antialiased",  # as the released code does
+        )
         tokenizer = open_tokenizer(self.tokenizer, encoding)
         if tokenizer.vocab_size > config.decoder.vocab:
             raise ExpllmError(
