@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.faces.attributes import CELEBA_40
+from expllm_jax.files import write_whole
 from expllm_jax.sources.columns import LeftOut
 from expllm_jax.sources.dataset import Dataset, Layout, Reading
 from expllm_jax.sources.listing import first_of
@@ -160,16 +161,8 @@ def _picture(encoded: bytes) -> tuple[bytes, str, tuple[int, int]]:
 
 
 def _write(path: Path, encoded: bytes) -> None:
-    try:
-        if path.is_file() and path.stat().st_size == len(encoded):
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under its name only when complete: a reading that was stopped leaves no half picture behind.
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(encoded)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
+    if not os.path.isfile(path) or path.stat().st_size != len(encoded):
+        write_whole(path, encoded, sync=False)  # what a power cut shortened is written again
 
 
 def _celeb_a(example: Example, size: tuple[int, int]) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.files import text_file
 from expllm_jax.sources.dataset import Problems
 from expllm_jax.sources.listing import Listing, inside
 
@@ -188,29 +188,13 @@ def _lines(path: Path, text: str, problems: Problems) -> Iterator[Entry]:
 
 
 def _write(path: str | os.PathLike[str], objects: Iterable[dict[str, Any]], start: str, between: str, end: str) -> int:
-    path = Path(path)
     count = 0
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(start)
-            for value in objects:
-                out.write((between if count else "") + json.dumps(value, ensure_ascii=False, allow_nan=False))
-                count += 1
-            out.write(end)
-        # mkstemp makes the file private; give it what a plain open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+    with text_file(path) as file:
+        file.write(start)
+        for value in objects:
+            file.write((between if count else "") + json.dumps(value, ensure_ascii=False, allow_nan=False))
+            count += 1
+        file.write(end)
     return count
 
 
