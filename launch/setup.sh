@@ -149,5 +149,6 @@ expllm_size() { # LOCK
         base) echo "about 83 packages, 1.3 GB on disk, a minute or two" ;;
         dev) echo "about 95 packages, 1.4 GB on disk, a minute or two" ;;
         parity) echo "about 113 packages, 2.6 GB on disk, a few minutes" ;;
+        beam) echo "about 102 packages, 1.5 GB on disk, a minute or two" ;;
     esac
 }
