@@ -58,7 +58,7 @@ class Shard:
         return {
             "file": vars(self.file),
             "content_bytes": self.content_bytes,
-            "entries": {name: self.entries[name].tolist() for name in ENTRY.names},
+            "entries": self.entries.tolist(),
             "ids": self.ids,
             "digests": self.digests.hex(),
             "skipped": [vars(skipped) for skipped in self.skipped],
@@ -67,12 +67,10 @@ class Shard:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Shard:
         """The shard that a note tells of. Raises ValueError, KeyError or TypeError if it is damaged."""
-        entries = np.zeros(len(fields["ids"]), ENTRY)
-        for name in ENTRY.names:
-            entries[name] = fields["entries"][name]
+        entries = np.array([tuple(entry) for entry in fields["entries"]], ENTRY)
         digests = bytes.fromhex(fields["digests"])
-        if len(digests) != _DIGEST * len(entries):
-            raise ValueError("digests are missing")
+        if not len(entries) == len(fields["ids"]) == len(digests) / _DIGEST:
+            raise ValueError("it is not of one number of records")
         return cls(
             file=ShardFile(**fields["file"]),
             content_bytes=fields["content_bytes"],

@@ -67,7 +67,7 @@ def test_an_unknown_layout_or_split_is_refused_at_once(tmp_path):
         read_dataset("raf-db", root, layout="aligned")
     with pytest.raises(ExpllmError, match="no split 'tets'.*Did you mean 'test'"):
         read_dataset("raf-db", root, split="tets")
-    with pytest.raises(ExpllmError, match="There is no .*nowhere. Give the folder that holds RAF-DB"):
+    with pytest.raises(ExpllmError, match="is no folder"):
         read_dataset("raf-db", root / "nowhere")
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_annotations_is_read_as_it_stands(annotated):
     ("line", "says"),
     [
         ("{", "line 3: not JSON"),
-        ("[]", "line 3: not a JSON object"),
+        ("[]", "line 3: \\[\\] is no object"),
         ('{"picture": "a/1.png"}', "line 3: a/1.png was named before, in line 1"),
         ('{"picture": "a/9.png"}', "line 3: There is no picture a/9.png"),
         ('{"picture": "../a.png"}', "line 3: The path '../a.png' leads out"),
@@ -160,5 +160,5 @@ def test_pictures_that_no_annotation_names_are_told(annotated):
 
 def test_an_empty_file_of_annotations_is_refused(annotated):
     (annotated / "annotations.jsonl").write_text("\n")
-    with pytest.raises(ExpllmError, match="holds no annotations"):
+    with pytest.raises(ExpllmError, match="holds no annotation"):
         list(read_dataset("annotations", annotated))
