@@ -92,9 +92,10 @@ def read_objects(path: str | os.PathLike[str], problems: Problems) -> Iterator[E
         with path.open(encoding="utf-8-sig") as file:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
-            yield from (
-                _listed(path, file.read(), problems) if first.lstrip().startswith("[") else _lines(path, file, problems)
-            )
+            if first.lstrip().startswith("["):
+                yield from _listed(path, file.read(), problems)
+            else:
+                yield from _lines(path, file, problems)
     except OSError as error:
         raise ExpllmError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except UnicodeDecodeError as error:
