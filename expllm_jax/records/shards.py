@@ -22,6 +22,9 @@ from expllm_jax.records.examples import serialised
 from expllm_jax.records.index import ENTRY, file_sha256
 from expllm_jax.records.manifest import ShardFile, shard_name
 
+ON_ERROR = ("raise", "skip")
+"""What may be asked for where a face cannot be encoded, or a stored record is damaged."""
+
 _WRITER_OPTIONS = "group_size:1"  # every record is a chunk of its own, for random access
 _READER_OPTIONS = "readahead_buffer_size:0"
 _READ_BUFFER = 32768
