@@ -218,7 +218,7 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "wider_face",
         "WIDER FACE from TensorFlow Datasets",
-        f"Non-commercial use only, unchanged and with the authors named (CC BY-NC-ND 4.0): "
+        "Non-commercial use only, unchanged and with the authors named (CC BY-NC-ND 4.0): "
         f"http://shuoyang1213.me/WIDERFACE/ {RECALLED}",
         "image faces",
         _wider_face,
