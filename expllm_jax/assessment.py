@@ -27,7 +27,7 @@ from expllm_jax.evaluate import (
     write_metrics,
     write_report,
 )
-from expllm_jax.evaluate.atomic import write_atomic
+from expllm_jax.files import write_whole
 from expllm_jax.infer import Answer, Predictor, export_run, read_model_files, read_run_params
 from expllm_jax.records import Record, open_records
 from expllm_jax.stages import RunFolder, predictor
@@ -66,7 +66,7 @@ def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
             faces[split] = _answer_split(run, model, split, lambda n, done=done: progress.update(done + n))
         progress.close()
         lines = [json.dumps(_plain(face, step), ensure_ascii=False) for split in faces.values() for face in split]
-        write_atomic(run.path / ANSWERS, "\n".join(lines) + "\n")
+        write_whole(run.path / ANSWERS, "\n".join(lines) + "\n")
     main = MAIN_SPLIT if MAIN_SPLIT in faces else next(iter(faces))
     metrics = summarise(faces, classes=run.experiment.data.expressions, main_split=main, seed=run.experiment.train.seed)
     write_metrics(run.path / METRICS, metrics)
@@ -234,9 +234,9 @@ def _plots(run: RunFolder, metrics: Metrics) -> None:
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     for split, summary in metrics.splits.items():
-        write_atomic(folder / f"confusion_{split}.png", plot_confusion(summary.labels, title=split))
+        write_whole(folder / f"confusion_{split}.png", plot_confusion(summary.labels, title=split))
     main = metrics.splits[metrics.main_split]
-    write_atomic(folder / f"units_{main.split}.png", plot_units(main.units.rows, title=main.split))
+    write_whole(folder / f"units_{main.split}.png", plot_units(main.units.rows, title=main.split))
     history = run.path / "metrics.jsonl"
     if history.is_file():
-        write_atomic(folder / "training.png", plot_curves(read_history(history)))
+        write_whole(folder / "training.png", plot_curves(read_history(history)))

@@ -11,10 +11,11 @@ import pytest
 
 PACKAGE = "expllm_jax"
 ROOT = Path(__file__).parent.parent
-ANYWHERE = {"errors", "assets"}  # importable by all
+ANYWHERE = {"errors", "assets", "files"}  # importable by all
 MAY_IMPORT = {
     "errors": set(),
     "assets": set(),
+    "files": set(),
     "faces": set(),
     "cot": {"faces"},
     "sources": {"faces"},
@@ -45,7 +46,7 @@ OUTER = {
     "weights_commands",
 }
 # Rooms that keep to these packages beside the standard library.
-ONLY_THIRD_PARTY = {"errors": set(), "assets": set(), "faces": {"numpy"}, "parallel": {"jax", "numpy"}}
+ONLY_THIRD_PARTY = {"errors": set(), "assets": set(), "files": set(), "faces": {"numpy"}, "parallel": {"jax", "numpy"}}
 # Nothing imports these at run time, wherever it stands: see launch/lock/base.txt.
 NEVER = {"tensorflow", "pickle", "dill"}
 

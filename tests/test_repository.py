@@ -88,6 +88,12 @@ def test_the_lock_pins_what_setup_cfg_asks_for(lock, extra):
         assert pins[re.sub(r"[-_.]+", "-", package).lower()] == minimum, requirement
 
 
+def test_the_lock_for_beam_differs_only_where_beam_asks_for_it():
+    tested, beam = read_lock("dev"), read_lock("beam")
+    differing = {package for package in tested.keys() & beam.keys() if tested[package] != beam[package]}
+    assert differing == {"pillow", "protobuf", "pyarrow", "python-dateutil", "sentencepiece"}
+
+
 def test_the_packaged_assets_are_not_dependencies():
     assert not {asset.package for asset in assets.ASSETS.values()} & set(read_lock("parity"))
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.evaluate.gallery import embedded_picture
 from expllm_jax.evaluate.markup import page, percent, table, text, two_theme_picture
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_counts
+from expllm_jax.files import write_whole
 from expllm_jax.sources.validation import KINDS, ClassCount, Finding, Validation
 
 SIDE = 112  # pixels of an embedded picture: some 4 kB each
@@ -31,7 +31,7 @@ class DataPage:
 
 def write_data_page(path: str | Path, data: DataPage) -> Path:
     """Writes the page as one self-contained HTML file, all or nothing. Raises ExpllmError if it cannot be written."""
-    return write_atomic(path, render_data_page(data))
+    return write_whole(path, render_data_page(data))
 
 
 def render_data_page(data: DataPage) -> str:

@@ -69,6 +69,23 @@ def _plain_axes(axes: Axes, theme: Theme) -> None:
         spine.set_color(theme.grid)
 
 
+def _finish_bars(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
+    """The grid behind the bars, and title and legend above them."""
+    axes.grid(axis="x", color=theme.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        fontsize=8,
+        frameon=False,
+        labelcolor=theme.ink,
+        loc="outside upper left",
+        ncols=2,
+        title=title,
+        title_fontproperties={"size": 9.5},
+        alignment="left",
+    ).get_title().set_color(theme.ink)
+
+
 def _luminance(colour: Sequence[float]) -> float:
     """Relative luminance of an RGB colour 0–1 (WCAG 2.1)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
@@ -228,21 +245,7 @@ def plot_units(rows: Sequence[UnitRow], *, title: str = "", theme: Theme = LIGHT
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1.08)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-    axes.grid(axis="x", color=theme.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        fontsize=8,
-        frameon=False,
-        labelcolor=theme.ink,
-        loc="outside upper left",
-        ncols=2,
-        title=title,
-        title_fontproperties={"size": 9.5},
-        alignment="left",
-    ).get_title().set_color(theme.ink)
+    _finish_bars(figure, axes, title, theme)
     return _png(figure)
 
 
@@ -277,17 +280,5 @@ def plot_counts(
     axes.set_xlim(0, 1.14 * largest)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.grid(axis="x", color=theme.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        fontsize=8,
-        frameon=False,
-        labelcolor=theme.ink,
-        loc="outside upper left",
-        ncols=2,
-        title=title,
-        title_fontproperties={"size": 9.5},
-        alignment="left",
-    ).get_title().set_color(theme.ink)
+    _finish_bars(figure, axes, title, theme)
     return _png(figure)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.evaluate.gallery import embedded_picture
 from expllm_jax.evaluate.markup import page, table, text
 from expllm_jax.evaluate.token_view import TokenView, view_row, weight_ranks
 from expllm_jax.faces import VOCABULARIES, Annotation
+from expllm_jax.files import write_whole
 from expllm_jax.records import Record, Tokenizer
 
 _SIDE = 448
@@ -186,7 +186,7 @@ def render_record_page(view: RecordView) -> str:
 
 def write_record_page(path: str | Path, view: RecordView) -> Path:
     """Writes `render_record_page`, all or nothing. Raises ExpllmError if the file cannot be written."""
-    return write_atomic(path, render_record_page(view))
+    return write_whole(path, render_record_page(view))
 
 
 def _row_html(row: RowView) -> str:

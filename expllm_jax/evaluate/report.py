@@ -10,13 +10,13 @@ from pathlib import Path
 from string import Template
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.evaluate.bootstrap import Interval
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.gallery import choose_faces, face_card
 from expllm_jax.evaluate.markup import percent, style, table, text, two_theme_picture
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_confusion, plot_curves, plot_units
 from expllm_jax.evaluate.summary import Metrics, SplitSummary
+from expllm_jax.files import write_whole
 
 MAX_BYTES = 6_000_000  # what a phone opens from a mail without complaint
 
@@ -257,4 +257,4 @@ def write_report(path: str | Path, report: ReportInput) -> Path:
             f"the report would be {len(page) / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB",
             f"show fewer faces than gallery_size={report.gallery_size}",
         )
-    return write_atomic(path, page)
+    return write_whole(path, page)

@@ -28,10 +28,10 @@ import numpy as np
 from expllm_jax.cot import STATED_FROM
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import scores, units
-from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.evaluate.bootstrap import RESAMPLES, Interval, bootstrap, cluster_totals, wilson
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.faces import BASIC_7
+from expllm_jax.files import write_whole
 
 MAIN_SPLIT = "mild"
 _HEADLINE = ("macro_f1", "unit_f1", "unit_f1_label_only", "unit_f1_gain", "added_gap", "dropped_gap")
@@ -219,4 +219,4 @@ def summarise(
 
 def write_metrics(path: str | Path, metrics: Metrics) -> Path:
     """Writes the flat dictionary as strict JSON (null where undefined), all or nothing."""
-    return write_atomic(path, json.dumps(metrics.values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    return write_whole(path, json.dumps(metrics.values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.faces.expressions import EXPRESSIONS
 from expllm_jax.faces.mappings import check_intensities
 from expllm_jax.faces.units import vocabulary
+from expllm_jax.files import text_file
 
 LANDMARKS: tuple[int, ...] = (5, 68)
 """How many points a face may have. 68: the 300-W (iBUG) layout. 5: left eye, right eye, nose tip, left and right mouth
@@ -168,27 +168,9 @@ def write_annotations(path: str | os.PathLike[str], annotations: Iterable[Annota
     Raises:
         ExpllmError: the folder cannot be written to.
     """
-    path = Path(path)
     count = 0
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            for annotation in annotations:
-                out.write(json.dumps(annotation.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
-                count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        # mkstemp makes the file private; give it what a plain open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+    with text_file(path) as file:
+        for annotation in annotations:
+            file.write(json.dumps(annotation.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
     return count

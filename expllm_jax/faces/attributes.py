@@ -80,22 +80,6 @@ def decoded(codebook: str, entry: int | str) -> str:
     return word
 
 
-def celeba_attributes(values: Sequence[int | str]) -> dict[str, float]:
-    """A row of list_attr_celeba.txt, 1 or -1 in the order of CELEBA_40 -> attribute -> 1.0 or 0.0.
-
-    Raises:
-        ExpllmError: there are not forty values, or one is neither 1 nor -1.
-    """
-    if len(values) != len(CELEBA_40):
-        raise ExpllmError(f"There are {len(values)} CelebA attributes.", f"A row has {len(CELEBA_40)} of them.")
-    attributes = {}
-    for name, value in zip(CELEBA_40, values, strict=True):
-        if str(value).strip() not in ("1", "-1"):
-            raise ExpllmError(f"The CelebA attribute {name} is {value!r}.", "It is 1 (yes) or -1 (no).")
-        attributes[name] = 1.0 if str(value).strip() == "1" else 0.0
-    return attributes
-
-
 def head_pose(pose_para: Sequence[float]) -> dict[str, float]:
     """``Pose_Para`` of a 300W-LP or AFLW2000 file -> "yaw", "pitch" and "roll" in degrees, with the same signs.
 

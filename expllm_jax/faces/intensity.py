@@ -12,7 +12,6 @@ from expllm_jax.errors import ExpllmError
 LETTERS = "ABCDE"
 """FACS: A trace, B slight, C marked or pronounced, D severe or extreme, E maximum; DISFA's 1 to 5. Absent is ""."""
 
-
 Scale = Literal["unit", "grade", "letter"]
 SCALES: tuple[Scale, ...] = ("unit", "grade", "letter")
 """0 to 1, 0 to 5, and A to E with "" for absent."""

@@ -226,10 +226,11 @@ def arkit_from_facs(units: Mapping[str, float], *, one_sided: Mapping[str, Side]
 
 
 def _drive(code: str, value: float, side: Side) -> list[tuple[str, float]]:
+    names: tuple[str, ...] = ("jawOpen",)
     if code == "AU26":
-        names, value = ("jawOpen",), JAW_DROP_LIMIT * value
+        value = JAW_DROP_LIMIT * value
     elif code == "AU27":
-        names, value = ("jawOpen",), (JAW_DROP_LIMIT + (1.0 - JAW_DROP_LIMIT) * value if value > 0.0 else 0.0)
+        value = JAW_DROP_LIMIT + (1.0 - JAW_DROP_LIMIT) * value if value > 0.0 else 0.0
     else:
         names = _ARKIT_OF_FACS[code]
     if side != "both":

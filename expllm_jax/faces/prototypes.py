@@ -32,7 +32,7 @@ PROTOTYPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
 )
 """Expression -> FACS unit -> typical intensity, 0 to 1."""
 
-ONE_SIDED: Mapping[str, Mapping[str, str]] = MappingProxyType({"Contempt": {"AU14": "left"}})
+ONE_SIDED: Mapping[str, Mapping[str, Side]] = MappingProxyType({"Contempt": {"AU14": "left"}})
 """Expression -> unit -> the side that shows it; contempt is the one expression that one side of the face tells."""
 
 Source = Literal["EMFACS", "FACS 11-1", "Du 2014"]

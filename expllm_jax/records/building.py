@@ -25,13 +25,11 @@ from expllm_jax.faces import Annotation
 from expllm_jax.records.encode import Record, RecordEncoder
 from expllm_jax.records.encode_config import EncodeConfig
 from expllm_jax.records.manifest import FORMAT, Manifest
-from expllm_jax.records.shards import Shard, Skipped, finished_shard, save_note, write_shard
+from expllm_jax.records.shards import ON_ERROR, Shard, Skipped, finished_shard, save_note, write_shard
 from expllm_jax.records.writing import Staging, check_ids, stored_encoder
 
 Face = tuple[Annotation, str | Path]
 """What is known of a picture, and the file it is in."""
-
-ON_ERROR = ("raise", "skip")
 
 _SMALLEST_SHARD = 512  # records; a second or so of work, and as much is lost to a kill
 _WORTH_A_PROCESS = 2048  # faces that are encoded in about the time that starting a process takes

@@ -7,6 +7,7 @@ columns are parsed without TFDS, because a training step reads two of thirty: `S
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -95,7 +96,7 @@ class StoredRecord:
 
     @property
     def annotation(self) -> Annotation:
-        fields = {name: self._text(column) for column, name in _TEXT_COLUMNS.items()}
+        fields: dict[str, Any] = {name: self._text(column) for column, name in _TEXT_COLUMNS.items()}
         fields |= {name: fields[name] or None for name in _OPTIONAL_TEXTS}
         fields |= {name: json.loads(self._text(name)) for name in _JSON_COLUMNS}
         return Annotation.from_json(fields)

@@ -115,10 +115,10 @@ class Manifest:
                 name: SplitSummary(**{**split, "shards": tuple(ShardFile(**shard) for shard in split["shards"])})
                 for name, split in fields["splits"].items()
             }
-            encoding = fields["encoding"].items()
-            fields["encoding"] = EncodeConfig(
-                **{key: tuple(value) if isinstance(value, list) else value for key, value in encoding}
-            )
+            encoding: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in fields["encoding"].items()
+            }
+            fields["encoding"] = EncodeConfig(**encoding)
             return cls(**fields)
         except OSError as error:
             raise ExpllmError(

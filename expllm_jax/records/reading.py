@@ -20,7 +20,7 @@ from expllm_jax.records.examples import StoredRecord
 from expllm_jax.records.index import Lengths, SplitIndex, file_sha256, ids_path
 from expllm_jax.records.manifest import Manifest, ShardFile
 from expllm_jax.records.rows import EncodedRow
-from expllm_jax.records.shards import ShardReader
+from expllm_jax.records.shards import ON_ERROR, ShardReader
 from expllm_jax.records.writing import stored_encoder
 
 _AGAIN = "fetch or build the records again, or go on without what is damaged (--on-error skip)"
@@ -212,8 +212,8 @@ def open_records(folder: str | Path, split: str, *, keep_rows: bool = False, on_
       ExpllmError: for a folder without records, of another format, or with a manifest or index that has changed; an
         unknown split, naming the nearest; with "raise", for a file of records that is missing or cut off.
     """
-    if on_error not in ("raise", "skip"):
-        raise ExpllmError(f"on_error is {on_error!r}", "use one of: raise, skip")
+    if on_error not in ON_ERROR:
+        raise ExpllmError(f"on_error is {on_error!r}", f"use one of: {', '.join(ON_ERROR)}")
     manifest = Manifest.read(folder)
     if split not in manifest.splits:
         nearest = difflib.get_close_matches(split, manifest.splits, n=1)

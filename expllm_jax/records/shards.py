@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,10 +16,14 @@ import numpy as np
 from array_record.python import array_record_module
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import unfinished, write_whole
 from expllm_jax.records.encode import Record
 from expllm_jax.records.examples import serialised
 from expllm_jax.records.index import ENTRY, file_sha256
 from expllm_jax.records.manifest import ShardFile, shard_name
+
+ON_ERROR = ("raise", "skip")
+"""What may be asked for where a face cannot be encoded, or a stored record is damaged."""
 
 _WRITER_OPTIONS = "group_size:1"  # every record is a chunk of its own, for random access
 _READER_OPTIONS = "readahead_buffer_size:0"
@@ -58,7 +61,7 @@ class Shard:
         return {
             "file": vars(self.file),
             "content_bytes": self.content_bytes,
-            "entries": {name: self.entries[name].tolist() for name in ENTRY.names},
+            "entries": self.entries.tolist(),
             "ids": self.ids,
             "digests": self.digests.hex(),
             "skipped": [vars(skipped) for skipped in self.skipped],
@@ -67,12 +70,10 @@ class Shard:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Shard:
         """The shard that a note tells of. Raises ValueError, KeyError or TypeError if it is damaged."""
-        entries = np.zeros(len(fields["ids"]), ENTRY)
-        for name in ENTRY.names:
-            entries[name] = fields["entries"][name]
+        entries = np.array([tuple(entry) for entry in fields["entries"]], ENTRY)
         digests = bytes.fromhex(fields["digests"])
-        if len(digests) != _DIGEST * len(entries):
-            raise ValueError("digests are missing")
+        if not len(entries) == len(fields["ids"]) == len(digests) / _DIGEST:
+            raise ValueError("it is not of one number of records")
         return cls(
             file=ShardFile(**fields["file"]),
             content_bytes=fields["content_bytes"],
@@ -92,9 +93,8 @@ def write_shard(
     if the file cannot be written, and whatever comes out of `records`.
     """
     path = folder / shard_name(split, number)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     lines, ids, digests, size = [], [], bytearray(), 0
-    try:
+    with unfinished(path) as partial:
         with file_errors():
             writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
         try:
@@ -109,19 +109,13 @@ def write_shard(
         finally:
             with file_errors():
                 writer.close()
-        _sync(partial)
         file = ShardFile(path.name, len(ids), partial.stat().st_size, file_sha256(partial))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return Shard(file, size, np.array(lines, ENTRY), tuple(ids), bytes(digests), tuple(skipped))
 
 
 def save_note(path: Path, shard: Shard, fingerprint: str) -> None:
-    """Writes down, whole or not at all, that `shard` is finished, and what it was made from."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"fingerprint": fingerprint, "shard": shard.to_json()}), encoding="utf-8")
-    os.replace(partial, path)
+    """Writes down, whole or not at all, that `shard` is finished, and what it was made from. Raises ExpllmError."""
+    write_whole(path, json.dumps({"fingerprint": fingerprint, "shard": shard.to_json()}))
 
 
 def finished_shard(path: Path, folder: Path, fingerprint: str) -> Shard | None:
@@ -172,11 +166,3 @@ def _entry(record: Record, content: bytes) -> tuple[int, int, int, bool, int]:
     tokens = max(len(row) for row in rows)
     supervised = max(int(np.count_nonzero(row.loss_weights)) for row in rows)
     return tokens, supervised, zlib.crc32(content), record.located, 0
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

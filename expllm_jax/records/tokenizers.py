@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +20,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import write_whole
 
 IMAGE_PIECE = "<im_patch>"
 """The placeholder that a projected image token takes the place of (ExpLLM's name for it)."""
@@ -66,7 +66,7 @@ class _FileTokenizer:
     def save(self, folder: str | Path) -> Path:
         """Writes a copy of the model file into `folder` under `file_name` and returns its path."""
         path = Path(folder) / self.file_name
-        _write_atomically(path, self._content)
+        write_whole(path, self._content)
         return path
 
     def _without_image(self, ids: list[int], text: str) -> list[int]:
@@ -257,20 +257,5 @@ def train_sentencepiece(
         raise ExpllmError(
             f"SentencePiece cannot train on these {len(texts)} texts: {error}", "give more text"
         ) from error
-    _write_atomically(Path(path), model.getvalue())
+    write_whole(Path(path), model.getvalue())
     return SentencePieceTokenizer(path)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ExpllmError(
-            f"{path} cannot be written ({error.strerror})", "choose a folder that can be written"
-        ) from error

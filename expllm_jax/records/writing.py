@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info, naming
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import put_in_place
 from expllm_jax.records.conversation import ConversationTemplate
 from expllm_jax.records.encode import Record, RecordEncoder, open_tokenizer
 from expllm_jax.records.encode_config import EncodeConfig
@@ -194,7 +195,7 @@ class Staging:
         _write_tfds_files(self.records, shards)
         manifest = Manifest.of(summaries, encoder)
         manifest.write(self.records)
-        _put_in_place(self.records, self.folder)
+        put_in_place(self.records, self.folder)
         return manifest
 
 
@@ -262,17 +263,3 @@ def _write_tfds_files(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> No
     ]
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(folder)
-
-
-def _put_in_place(building: Path, folder: Path) -> None:
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, replaced)  # a folder that is not empty cannot be replaced in one step
-    try:
-        os.replace(building, folder)
-    except OSError:
-        if replaced.exists():
-            os.replace(replaced, folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.sources.claims import Claims
 from expllm_jax.sources.dataset import Reading
+from expllm_jax.sources.interchange.json_objects import read_objects
 from expllm_jax.sources.listing import Listing, inside
 
 
@@ -31,49 +31,25 @@ class AnnotationFile:
         return (root / self.file).is_file()
 
     def read(self, reading: Reading) -> Iterator[Annotation]:
-        """Streams the annotations line by line; what a line says of its provenance is kept."""
-        path = reading.root / self.file
+        """Streams the annotations line by line; what a line says of its provenance is kept.
+
+        Raises:
+            ExpllmError: the file cannot be read.
+        """
         claims = Claims(Listing(reading.root))
-        found = False
-        try:
-            with path.open(encoding="utf-8-sig") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if not line.strip():
-                        continue
-                    found = True
-                    try:
-                        annotation = _parsed(line)
-                        if not reading.wants(annotation.split):
-                            claims.note(annotation.picture, self.file, number)
-                            continue
-                        claims.claim(inside(annotation.picture), self.file, number)
-                    except ExpllmError as error:
-                        reading.problems(ExpllmError(f"{path}, line {number}: {error.problem}", error.remedy))
-                        continue
-                    yield replace(
-                        annotation, provenance={**reading.provenance, "label_file": self.file, **annotation.provenance}
-                    )
-        except FileNotFoundError:
-            reading.problems(ExpllmError(f"There is no {path}.", "Check the path."))
-            return
-        except OSError as error:
-            reading.problems(ExpllmError(f"Cannot read {path}: {error.strerror}.", "Check the path and its rights."))
-            return
-        except UnicodeDecodeError:
-            reading.problems(ExpllmError(f"{path} is not UTF-8 text.", "Save it as UTF-8."))
-            return
-        if not found:
-            reading.problems(ExpllmError(f"{path} holds no annotations.", "Restore the file."))
+        for entry in read_objects(reading.root / self.file, reading.problems):
+            try:
+                annotation = Annotation.from_json(entry.value)
+                if not reading.wants(annotation.split):
+                    claims.note(annotation.picture, self.file, entry.number)
+                    continue
+                claims.claim(inside(annotation.picture), self.file, entry.number)
+            except ExpllmError as error:
+                reading.problems(entry.error(error.problem, error.remedy))
+                continue
+            yield replace(
+                annotation, provenance={**reading.provenance, "label_file": self.file, **annotation.provenance}
+            )
         unclaimed = claims.unclaimed(None)
         if unclaimed is not None:
             reading.problems(unclaimed)
-
-
-def _parsed(line: str) -> Annotation:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ExpllmError(f"not JSON ({error.msg} at column {error.colno}).", "Mend or remove the line.") from error
-    if not isinstance(value, dict):
-        raise ExpllmError("not a JSON object.", "Every line holds one annotation.")
-    return Annotation.from_json(value)

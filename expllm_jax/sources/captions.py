@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from posixpath import splitext
+from posixpath import join, splitext
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
@@ -21,7 +21,8 @@ from expllm_jax.sources.dataset import Dataset, Layout, Reading
 from expllm_jax.sources.interchange.json_objects import Entry, read_annotated
 from expllm_jax.sources.interchange.llava import read_llava
 from expllm_jax.sources.label_table import LabelTable
-from expllm_jax.sources.listing import Listing, first_of, is_picture
+from expllm_jax.sources.listing import Listing, is_picture
+from expllm_jax.sources.partners import with_partner
 from expllm_jax.sources.table import Header, Table
 
 
@@ -50,32 +51,15 @@ class TextsBeside:
 
     def read(self, reading: Reading) -> Iterator[Annotation]:
         """The pictures by their path. A picture without text, a text without picture and an empty text are problems."""
-        listing = Listing(reading.root)
-        yield from self._folder("", listing, reading)
+        yield from self._folder("", Listing(reading.root), reading)
 
     def _folder(self, folder: str, listing: Listing, reading: Reading) -> Iterator[Annotation]:
-        files = listing.files(folder)
-        pictures = sorted(name for name in files if is_picture(name))
-        stems = {splitext(name)[0] for name in pictures}
-        alone = sorted(name for name in files if name.endswith(".txt") and splitext(name)[0] not in stems)
-        if alone:
-            reading.problems(
-                ExpllmError(f"{reading.root / folder}: no picture belongs to {first_of(alone)}.", "Restore it.")
-            )
-        named: dict[str, str] = {}
-        for name in pictures:
-            picture = f"{folder}/{name}" if folder else name
-            stem = splitext(name)[0]
+        for picture, label_file in with_partner(listing, folder, ".txt", reading.problems):
             try:
-                if named.setdefault(stem, name) != name:
-                    raise ExpllmError(f"{named[stem]} has the same caption file.", "Keep one of the two.")
-                if f"{stem}.txt" not in files:
-                    raise ExpllmError("it has no text beside it.", "Restore it, or move the picture away.")
-                caption = _caption(reading.root / folder / f"{stem}.txt")
+                caption = _caption(reading.root / label_file)
             except ExpllmError as error:
-                reading.problems(ExpllmError(f"{reading.root / picture}: {error.problem}", error.remedy))
+                reading.problems(error)
                 continue
-            label_file = splitext(picture)[0] + ".txt"
             yield Annotation(
                 picture,
                 caption=caption,
@@ -83,7 +67,7 @@ class TextsBeside:
                 provenance={**reading.provenance, "label_file": label_file},
             )
         for inner in listing.folders(folder):
-            yield from self._folder(f"{folder}/{inner}" if folder else inner, listing, reading)
+            yield from self._folder(join(folder, inner), listing, reading)
 
 
 @dataclass(frozen=True)
@@ -150,7 +134,7 @@ def _caption(path: Path) -> str:
     try:
         caption = path.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
-        raise ExpllmError(f"cannot read {path} ({error.strerror}).", "Check its rights.") from error
+        raise ExpllmError(f"Cannot read {path} ({error.strerror}).", "Check its rights.") from error
     except UnicodeDecodeError as error:
         raise ExpllmError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
     if not caption:

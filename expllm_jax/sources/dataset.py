@@ -18,6 +18,10 @@ Counts = Mapping[str, Mapping[str, int]]
 """Split -> expression -> how many pictures."""
 
 
+RECALLED = "Told from memory, not from the terms themselves: read those before you use it."
+"""Ends the terms of a dataset that nobody here has looked up."""
+
+
 def raise_first(problem: ExpllmError) -> None:
     """The strict way to hear of problems: the first one ends the reading."""
     raise problem

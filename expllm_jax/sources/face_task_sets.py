@@ -13,7 +13,7 @@ from pathlib import Path
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces.attributes import CELEBA_40
 from expllm_jax.sources.columns import Attribute, Choice, Row, number
-from expllm_jax.sources.dataset import Dataset, Layout, Problems, Reading
+from expllm_jax.sources.dataset import RECALLED, Dataset, Layout, Problems, Reading
 from expllm_jax.sources.folder_tree import FolderTree
 from expllm_jax.sources.label_table import LabelTable
 from expllm_jax.sources.listing import Listing
@@ -128,7 +128,8 @@ _OFFICIAL = ("Anno", "Eval", "Img")
 CELEBA = Dataset(
     name="celeba",
     title="CelebA (202,599 pictures of celebrities)",
-    licence="Non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    licence="Non-commercial research only; neither the pictures nor anything derived from them may be copied, "
+    f"published, passed on or used commercially: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html {RECALLED}",
     layouts=(
         Layout(
             "aligned",
@@ -163,7 +164,8 @@ CELEBA = Dataset(
 FAIRFACE = Dataset(
     name="fairface",
     title="FairFace (108,501 faces, balanced over seven races)",
-    licence="CC BY 4.0: github.com/joojs/fairface",
+    licence="Free, also commercially, where the authors are named (CC BY 4.0); the rights in the photographs are their "
+    f"owners': https://github.com/joojs/fairface {RECALLED}",
     layouts=(
         Layout(
             "csv",
@@ -208,7 +210,8 @@ def _utkface(*folders: str) -> FolderTree:
 UTKFACE = Dataset(
     name="utkface",
     title="UTKFace (23,708 faces from 0 to 116 years)",
-    licence="Non-commercial research: susanqq.github.io/UTKFace",
+    licence="Non-commercial research only; the rights in the pictures are their owners': "
+    f"https://susanqq.github.io/UTKFace/ {RECALLED}",
     layouts=(
         Layout("cropped", _utkface("UTKFace"), checked=False, notes="aligned and cropped: names end in .jpg.chip.jpg"),
         Layout("wild", _utkface("part1", "part2", "part3"), checked=False),
@@ -222,12 +225,16 @@ def _source_picture(stem: str) -> str:
     return re.sub(r"_\d+$", "", stem)
 
 
+_POSE_TERMS = (
+    "Research only, under the terms of the sets that the pictures were taken from (300-W's and AFLW's, for "
+    f"non-commercial research): http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm {RECALLED}"
+)
 _POSE_300W = ("AFW", "HELEN", "IBUG", "LFPW")
 
 LP300W = Dataset(
     name="300w-lp",
     title="300W-LP (61,225 faces turned in large poses, and their mirror images)",
-    licence="Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
+    licence=_POSE_TERMS,
     layouts=(
         Layout(
             "folders",
@@ -241,7 +248,7 @@ LP300W = Dataset(
 AFLW2000 = Dataset(
     name="aflw2000",
     title="AFLW2000-3D (2,000 faces)",
-    licence="Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
+    licence=_POSE_TERMS,
     layouts=(Layout("folder", PoseFiles(("",), "pt3d_68"), checked=False),),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from expllm_jax.sources.coding_tables import CodedClips
-from expllm_jax.sources.dataset import Dataset, Layout
+from expllm_jax.sources.dataset import RECALLED, Dataset, Layout
 from expllm_jax.sources.frame_labels import FrameLabels, UnitFiles, UnitTables
 
 # The folds of ME-GraphAU, which papers since have used; a fold is tested after training on the other two.
@@ -35,7 +35,8 @@ def _disfa(*shifts: int) -> FrameLabels:
 DISFA = Dataset(
     name="disfa",
     title="DISFA (Denver Intensity of Spontaneous Facial Action)",
-    licence="Non-commercial research under a signed agreement: mohammadmahoor.com/disfa",
+    licence="Non-commercial research only, under an agreement that a faculty member signs for the laboratory; nothing "
+    f"may be passed on: http://mohammadmahoor.com/disfa/ {RECALLED}",
     layouts=(
         Layout(
             "frames",
@@ -53,7 +54,9 @@ DISFA = Dataset(
 BP4D = Dataset(
     name="bp4d",
     title="BP4D-Spontaneous (41 subjects, 8 tasks)",
-    licence="Research under an agreement with Binghamton University: cs.binghamton.edu/~lijun/Research/3DFE",
+    licence="Non-commercial research only, under an agreement that a university or institute signs with Binghamton "
+    "University; nothing may be passed on: https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html "
+    f"{RECALLED}",
     layouts=(
         Layout(
             "occurrence",
@@ -68,15 +71,8 @@ BP4D = Dataset(
     ),
 )
 
-_CASME2_COLUMNS = {
-    "subject": "Subject",
-    "clip": "Filename",
-    "onset": "OnsetFrame",
-    "apex": "ApexFrame",
-    "units": "Action Units",
-    "emotion": "Estimated Emotion",
-}
-_SAMM_COLUMNS = {
+# Both tables call them so, but for the blanks, which do not count.
+_CODING_COLUMNS = {
     "subject": "Subject",
     "clip": "Filename",
     "onset": "Onset Frame",
@@ -88,7 +84,7 @@ _SAMM_COLUMNS = {
 
 def _casme2(pictures: str, *frames: str) -> CodedClips:
     return CodedClips(
-        "CASME2-coding-20140508.xlsx", _CASME2_COLUMNS, f"{pictures}/sub{{subject:02}}/{{clip}}", "casme2", frames
+        "CASME2-coding-20140508.xlsx", _CODING_COLUMNS, f"{pictures}/sub{{subject:02}}/{{clip}}", "casme2", frames
     )
 
 
@@ -97,7 +93,8 @@ _ONSET = ("cropped-onset", "raw-onset")
 CASME2 = Dataset(
     name="casme2",
     title="CASME II (micro-expressions, 26 subjects)",
-    licence="Research under a signed agreement: casme.psych.ac.cn/casme/e2",
+    licence="Research only, under an agreement that the user signs with the Institute of Psychology of the Chinese "
+    f"Academy of Sciences; nothing may be passed on: http://casme.psych.ac.cn/casme/e2 {RECALLED}",
     layouts=(
         Layout("cropped", _casme2("Cropped", "apex"), checked=False, instead_of=("raw", *_ONSET)),
         Layout("raw", _casme2("CASME2-RAW", "apex"), checked=False, instead_of=_ONSET),
@@ -109,13 +106,14 @@ CASME2 = Dataset(
 
 
 def _samm(*frames: str) -> CodedClips:
-    return CodedClips("SAMM_Micro_FACS_Codes_v2.xlsx", _SAMM_COLUMNS, "{subject:03}/{clip}", "samm", frames)
+    return CodedClips("SAMM_Micro_FACS_Codes_v2.xlsx", _CODING_COLUMNS, "{subject:03}/{clip}", "samm", frames)
 
 
 SAMM = Dataset(
     name="samm",
     title="SAMM (Spontaneous Actions and Micro-Movements, 32 subjects)",
-    licence="Research under an agreement with Manchester Metropolitan University: personalpages.manchester.ac.uk/samm",
+    licence="Non-commercial research only, under an agreement that the user signs with Manchester Metropolitan "
+    f"University; nothing may be passed on: http://www2.docm.mmu.ac.uk/STAFF/M.Yap/dataset.php {RECALLED}",
     layouts=(
         Layout("frames", _samm("apex"), checked=False, instead_of=("frames-onset",)),
         Layout("frames-onset", _samm("onset", "apex"), checked=False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, expression_of
+from expllm_jax.files import write_whole
 from expllm_jax.sources.dataset import Reading, raise_first
 from expllm_jax.sources.listing import inside
 from expllm_jax.sources.table import Header, Table
@@ -109,8 +111,6 @@ def _picture(row: Mapping[str, str], where: str) -> np.ndarray:
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    except OSError as error:
-        raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    write_whole(path, encoded.getvalue(), sync=False)

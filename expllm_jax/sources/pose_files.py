@@ -17,7 +17,8 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.faces.attributes import head_pose
 from expllm_jax.sources.dataset import Reading
-from expllm_jax.sources.listing import Listing, first_of, is_picture
+from expllm_jax.sources.listing import Listing
+from expllm_jax.sources.partners import with_partner
 
 POSE = "Pose_Para"
 """The variable with pitch, yaw and roll in radians in front."""
@@ -56,37 +57,19 @@ class PoseFiles:
         """The pictures, folder by folder and by name. Folders that are not there are reported, each as one problem."""
         listing = Listing(reading.root)
         for folder in self.folders:
-            files = listing.files(folder)
-            if not files:
+            if not listing.files(folder):
                 reading.problems(
                     ExpllmError(f"There are no files in {reading.root / folder}.", "Unpack the whole data set.")
                 )
-            pictures = sorted(name for name in files if is_picture(name))
-            stems = {splitext(name)[0] for name in pictures}
-            alone = sorted(name for name in files if name.endswith(".mat") and splitext(name)[0] not in stems)
-            if alone:
-                reading.problems(
-                    ExpllmError(f"{reading.root / folder}: no picture belongs to {first_of(alone)}.", "Restore it.")
-                )
-            named: dict[str, str] = {}
-            for name in pictures:
-                path = f"{folder}/{name}" if folder else name
-                stem = splitext(name)[0]
+            for picture, label_file in with_partner(listing, folder, ".mat", reading.problems):
                 try:
-                    if named.setdefault(stem, name) != name:
-                        raise ExpllmError(
-                            f"{reading.root / path}: {named[stem]} has the same .mat file.", "Keep one of the two."
-                        )
-                    if f"{stem}.mat" not in files:
-                        raise ExpllmError(f"{reading.root / path} has no .mat file beside it.", "Restore the file.")
-                    annotation = self._annotation(path, reading)
+                    annotation = self._annotation(picture, label_file, reading)
                 except ExpllmError as error:
                     reading.problems(error)
                     continue
                 yield annotation
 
-    def _annotation(self, picture: str, reading: Reading) -> Annotation:
-        label_file = splitext(picture)[0] + ".mat"
+    def _annotation(self, picture: str, label_file: str, reading: Reading) -> Annotation:
         path = reading.root / label_file
         variables = _variables(path, self.points, POSE)
         points = variables[self.points]

@@ -24,8 +24,10 @@ from PIL import Image, UnidentifiedImageError
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.faces.attributes import CELEBA_40
+from expllm_jax.files import write_whole
 from expllm_jax.sources.columns import LeftOut
-from expllm_jax.sources.dataset import Dataset, Layout, Reading
+from expllm_jax.sources.dataset import RECALLED, Dataset, Layout, Reading
+from expllm_jax.sources.face_task_sets import AFLW2000, CELEBA
 from expllm_jax.sources.listing import first_of
 
 PICTURES = "pictures"
@@ -160,16 +162,8 @@ def _picture(encoded: bytes) -> tuple[bytes, str, tuple[int, int]]:
 
 
 def _write(path: Path, encoded: bytes) -> None:
-    try:
-        if path.is_file() and path.stat().st_size == len(encoded):
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under its name only when complete: a reading that was stopped leaves no half picture behind.
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_bytes(encoded)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
+    if not os.path.isfile(path) or path.stat().st_size != len(encoded):
+        write_whole(path, encoded, sync=False)  # what a power cut shortened is written again
 
 
 def _celeb_a(example: Example, size: tuple[int, int]) -> Mapping[str, Any]:
@@ -217,14 +211,15 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "celeb_a",
         "CelebA, aligned, from TensorFlow Datasets",
-        "Non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        CELEBA.licence,
         "image landmarks attributes identity",
         _celeb_a,
     ),
     _set(
         "wider_face",
         "WIDER FACE from TensorFlow Datasets",
-        "CC BY-NC-ND 4.0: shuoyang1213.me/WIDERFACE",
+        "Non-commercial use only, unchanged and with the authors named (CC BY-NC-ND 4.0): "
+        f"http://shuoyang1213.me/WIDERFACE/ {RECALLED}",
         "image faces",
         _wider_face,
         notes="only pictures with one face, since an annotation has one; the others are counted",
@@ -232,12 +227,19 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "aflw2k3d",
         "AFLW2000-3D from TensorFlow Datasets",
-        "Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
+        AFLW2000.licence,
         "image landmarks_68_3d_xy_normalized",
         _aflw2k3d,
         notes="without head poses, which its records do not hold",
     ),
-    _set("lfw", "Labeled Faces in the Wild from TensorFlow Datasets", "Research: vis-www.cs.umass.edu/lfw",
-         "image label", _lfw, notes="identities only"),
-)  # fmt: skip
+    _set(
+        "lfw",
+        "Labeled Faces in the Wild from TensorFlow Datasets",
+        "Research, with no licence of its own; the rights in the press photographs are their owners': "
+        f"http://vis-www.cs.umass.edu/lfw/ {RECALLED}",
+        "image label",
+        _lfw,
+        notes="identities only",
+    ),
+)
 """What this module knows."""

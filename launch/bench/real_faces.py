@@ -34,9 +34,9 @@ from expllm_jax.assets import ASSETS, asset_path, cache_dir, report_to_stderr
 from expllm_jax.cot import BANDS
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import bootstrap, cluster_totals, wilson
-from expllm_jax.evaluate.atomic import write_atomic
 from expllm_jax.evaluate.scores import ratio
 from expllm_jax.faces import FACS
+from expllm_jax.files import write_whole
 from expllm_jax.infer import Answer, PredictConfig, Predictor
 from expllm_jax.records import PAD_COLOUR
 
@@ -103,7 +103,7 @@ def pseudo_labels(folder: Path) -> dict[str, dict[str, Any]]:
             "box": np.concatenate([landmarks.min(0), landmarks.max(0)]).round(2).tolist(),
             "blendshapes": {name: round(value, 4) for name, value in seen[1].items() if name not in DEAD},
         }
-    report_to_stderr(f"  in {write_atomic(path, json.dumps({'made_from': made_from, 'faces': faces}))}")
+    report_to_stderr(f"  in {write_whole(path, json.dumps({'made_from': made_from, 'faces': faces}))}")
     return faces
 
 

@@ -118,7 +118,7 @@ def test_metrics_file_is_strict_json(faces_by_split, tmp_path):
 
 def test_an_unwritable_place_is_one_clear_error_and_leaves_nothing(faces_by_split, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ExpllmError, match="cannot write"):
+    with pytest.raises(ExpllmError, match="cannot be written"):
         write_metrics(tmp_path / "file" / "metrics.json", summarise(faces_by_split, resamples=10))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -545,11 +545,11 @@ _TREES_CAPTIONS = {
         ("é.png", "a b/1.jpg"),
         {"": 2},
         {
-            "missing label file": Damage(remove("a b/1.txt"), ("a b/1.jpg", "no text"), 1),
+            "missing label file": Damage(remove("a b/1.txt"), ("a b/1.jpg", "no .txt file beside it"), 1),
             "label out of range": Damage(edit("é.txt", "Two, three.", ""), ("é.txt", "empty"), 1),
             "no picture": Damage(remove("a b/1.jpg"), ("no picture belongs to", "1.txt"), 1),
-            "duplicate": Damage(touch("a b/1.png"), ("a b/1.png", "same caption file"), 2),
-            "no annotation": Damage(touch("a b/2.jpg"), ("a b/2.jpg", "no text"), 2),
+            "duplicate": Damage(touch("a b/1.png"), ("a b/1.png", "the same .txt file"), 2),
+            "no annotation": Damage(touch("a b/2.jpg"), ("a b/2.jpg", "no .txt file beside it"), 2),
         },
     ),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import BASIC_7, EXPRESSIONS, LABEL_ORDERS
+from expllm_jax.faces import BASIC_7, EXPRESSIONS, LABEL_ORDERS, LABEL_WORDS
 from expllm_jax.sources import DATASETS, read_dataset
 from tests.sources.trees import FOLDERS, TABLES, put_affectnet_arrays, put_picture, put_pictures
 
@@ -283,7 +283,8 @@ def test_published_counts_sum_to_the_published_sizes(name, layout, expected):
 
 
 def test_published_counts_name_the_classes_of_their_set():
-    classes = {"raf-db": BASIC_7, "affectnet-7": BASIC_7, "fer2013": BASIC_7, "sfew": BASIC_7}
+    classes = dict.fromkeys(("raf-db", "affectnet-7", "fer2013", "sfew"), BASIC_7)
+    classes |= {name: tuple(words.values()) for name, words in LABEL_WORDS.items()}
     for dataset in DATASETS.values():
         for layout in dataset.layouts:
             for split, counts in dataset.published_counts(layout.name).items():

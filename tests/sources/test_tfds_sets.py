@@ -127,7 +127,7 @@ def test_pictures_go_where_one_wants_and_are_not_written_twice(tmp_path):
     list(read_tfds(engine, Reading(root), tmp_path / "out"))
     assert written.stat().st_size > 4
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ExpllmError, match="Cannot write"):
+    with pytest.raises(ExpllmError, match="cannot be written"):
         list(read_tfds(engine, Reading(root), tmp_path / "file"))
 
 

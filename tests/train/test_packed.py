@@ -23,6 +23,8 @@ from tests.train.tiny import PICTURE_SIZE, TinySource, tiny_config, tiny_model
 RECORDS = 12
 # Without windows, so that updates take the very records that they would without packing.
 PACKING = PackingConfig(on=True, row_length=128, window=1, picture_cost=5.0, attention_length=1e4)
+# Programs that run once: compiling them takes longer than running them.
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def one_batch(source, *, packed, features=True):
@@ -52,9 +54,8 @@ def test_loss_and_gradients_of_packed_and_unpacked_batches_agree(features) -> No
         plan, batch = one_batch(source, packed=packed, features=features)
         rows, pictures = plan.shape.rows, plan.shape.pictures
         assert (rows < RECORDS and pictures > 1) if packed else (rows, pictures) == (RECORDS, 1)
-        found[packed] = jax.jit(jax.value_and_grad(loss), static_argnums=2)(
-            params, {k: v for k, v in batch.items() if k != "record"}, plan.shape.supervised
-        )
+        value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=2, compiler_options=FAST_TO_COMPILE)
+        found[packed] = value_and_grad(params, {k: v for k, v in batch.items() if k != "record"}, plan.shape.supervised)
         assert float(batch["loss_weights"].sum()) == pytest.approx(RECORDS, abs=1e-4)
     assert float(found[True][0]) == pytest.approx(float(found[False][0]), rel=1e-5)
     for path, gradient in found[False][1].items():

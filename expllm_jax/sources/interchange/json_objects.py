@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.files import text_file
 from expllm_jax.sources.dataset import Problems
 from expllm_jax.sources.listing import Listing, inside
 
@@ -25,8 +25,14 @@ class Entry:
     """One object of a file."""
 
     file: Path
-    place: str  # "line 3" or "index 2"
+    counted: str  # "line" or "index": how its place is counted
+    number: int
     value: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        """As in "line 3"."""
+        return f"{self.counted} {self.number}"
 
     @property
     def where(self) -> str:
@@ -35,8 +41,7 @@ class Entry:
 
     def provenance(self) -> dict[str, str]:
         """What an annotation says of where it stood: "label_file", and "line" or "index"."""
-        kind, number = self.place.split()
-        return {"label_file": self.file.name, kind: number}
+        return {"label_file": self.file.name, self.counted: str(self.number)}
 
     def error(self, problem: str, remedy: str) -> ExpllmError:
         """An error about this object."""
@@ -76,22 +81,25 @@ class Entry:
 
 
 def read_objects(path: str | os.PathLike[str], problems: Problems) -> Iterator[Entry]:
-    """The objects of a file, in its order. `problems` is told of every line or element that is no object.
+    """The objects of a file, in its order: lines as they are read, a list once it is read. `problems` is told of every
+    line or element that is no object.
 
     Raises:
         ExpllmError: the file cannot be read, is not UTF-8, or is one list that is not JSON.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            if first.lstrip().startswith("["):
+                yield from _listed(path, file.read(), problems)
+            else:
+                yield from _lines(path, file, problems)
     except OSError as error:
         raise ExpllmError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except UnicodeDecodeError as error:
-        raise ExpllmError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
-    if text.lstrip().startswith("["):
-        yield from _listed(path, text, problems)
-    else:
-        yield from _lines(path, text, problems)
+        raise ExpllmError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
 
 
 def read_annotated(
@@ -161,14 +169,13 @@ def _listed(path: Path, text: str, problems: Problems) -> Iterator[Entry]:
         ) from error
     for index, value in enumerate(values):
         if isinstance(value, dict):
-            yield Entry(path, f"index {index}", value)
+            yield Entry(path, "index", index, value)
         else:
             problems(ExpllmError(f"{path}, index {index}: {_short(value)} is no object.", "Remove or mend it."))
 
 
-def _lines(path: Path, text: str, problems: Problems) -> Iterator[Entry]:
-    # Not splitlines(): it also breaks at U+2028 and its like, which JSON texts may hold unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
+def _lines(path: Path, lines: Iterable[str], problems: Problems) -> Iterator[Entry]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -182,35 +189,19 @@ def _lines(path: Path, text: str, problems: Problems) -> Iterator[Entry]:
             )
             continue
         if isinstance(value, dict):
-            yield Entry(path, f"line {number}", value)
+            yield Entry(path, "line", number, value)
         else:
             problems(ExpllmError(f"{path}, line {number}: {_short(value)} is no object.", "Remove or mend it."))
 
 
 def _write(path: str | os.PathLike[str], objects: Iterable[dict[str, Any]], start: str, between: str, end: str) -> int:
-    path = Path(path)
     count = 0
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(start)
-            for value in objects:
-                out.write((between if count else "") + json.dumps(value, ensure_ascii=False, allow_nan=False))
-                count += 1
-            out.write(end)
-        # mkstemp makes the file private; give it what a plain open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise ExpllmError(f"Cannot write {path}: {error.strerror}.", "Choose a folder you may write to.") from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+    with text_file(path) as file:
+        file.write(start)
+        for value in objects:
+            file.write((between if count else "") + json.dumps(value, ensure_ascii=False, allow_nan=False))
+            count += 1
+        file.write(end)
     return count
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -112,7 +113,7 @@ def _points(entry: Entry) -> tuple[tuple[float, float], ...]:
     points = entry.value["landmark"]
     if not (isinstance(points, list) and len(points) == 5 and all(isinstance(p, list) and len(p) == 2 for p in points)):
         raise entry.error("the key 'landmark' does not hold five points [x, y].", "Mend the entry.")
-    flat = Entry(entry.file, entry.place, {"landmark": [number for point in points for number in point]})
+    flat = replace(entry, value={"landmark": [number for point in points for number in point]})
     numbers = flat.numbers("landmark", 10)
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 

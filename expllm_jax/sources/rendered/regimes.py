@@ -101,7 +101,7 @@ def sample_units(expression: str | None, regime: str, rng: np.random.Generator) 
     if regime not in REGIMES:
         known = ", ".join([*REGIMES, INDEPENDENT])
         raise ExpllmError(f"unknown regime '{regime}'", f"use one of: {known}")
-    if expression not in PROTOTYPES:
+    if expression is None or expression not in PROTOTYPES:
         raise ExpllmError(f"no prototype for the expression '{expression}'", f"use one of: {', '.join(PROTOTYPES)}")
     prototype = PROTOTYPES[expression]
     rule = REGIMES[regime]
