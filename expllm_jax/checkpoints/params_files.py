@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 from expllm_jax.checkpoints.fingerprint import params_fingerprint
 from expllm_jax.checkpoints.orbax_errors import explained, silence_orbax
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import put_in_place
 
 Params = dict[str, jax.Array]
 
@@ -132,15 +133,11 @@ def _save(folder: Path, params: Mapping[str, jax.Array], meta: dict[str, Any]) -
     """Writes beside `folder` and moves it there, so that what `folder` held before stays whole until then."""
     silence_orbax()
     folder = Path(os.path.abspath(folder))
-    building, replaced = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "replaced"))
+    building = folder.with_name(f".{folder.name}.partial")
     with explained(f"parameters cannot be written to {folder}", "choose a folder on a disk that can be written"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             ocp.save(building, dict(params), custom_metadata=meta, overwrite=True)
-            shutil.rmtree(replaced, ignore_errors=True)
-            if folder.exists():
-                os.replace(folder, replaced)
-            os.replace(building, folder)
+            put_in_place(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from expllm_jax.checkpoints import CHECKPOINTS, FROZEN, Checkpointer, export_inference, load_frozen, load_inference
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import BASIC_7, FACS, vocabulary
+from expllm_jax.files import write_whole
 from expllm_jax.models import ExpLLMConfig, Params, abstract, merged
 from expllm_jax.records import STATISTICS, ConversationTemplate, EncodeConfig, RecordEncoder, open_tokenizer
 
@@ -188,12 +189,7 @@ def export_run(run_dir: str | Path, folder: str | Path, *, step: int | None = No
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _from_json(kind: type[T], value: Any) -> T:

@@ -28,6 +28,7 @@ import numpy as np
 from numba import njit
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import unfinished
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Items, Order
 
@@ -199,18 +200,13 @@ class Plan:
         }
         described = {**self._stream(), **self.shape._asdict(), "fingerprint": self.fingerprint}
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial.npz")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(partial, described=json.dumps(described, sort_keys=True), **columns)
-            partial.replace(path)
+            with unfinished(path) as partial, partial.open("xb") as file:
+                np.savez_compressed(file, described=json.dumps(described, sort_keys=True), **columns)
         except OSError as error:
             raise ExpllmError(
                 f"the plan cannot be written to {path} ({error.strerror})", "choose a folder that can be written"
             ) from error
-        finally:
-            if path.parent.is_dir():
-                partial.unlink(missing_ok=True)
 
     def _hash(self, described: dict[str, object], *columns: np.ndarray) -> str:
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())

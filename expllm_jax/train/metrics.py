@@ -6,13 +6,13 @@ Both are without seams: a resumed run first forgets what came after its checkpoi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import write_whole
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -72,9 +72,7 @@ def _cut_back(path: Path, step: int) -> None:
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     kept = [line for number, line in enumerate(lines, 1) if _parse(path, number, line)["step"] <= step]
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept))
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import write_whole
 from expllm_jax.records import PADDED_RECORD, Layout, RowSource
 
 SKIPPED = "skipped.jsonl"
@@ -51,6 +52,4 @@ class SkippedRecords:
         if not self._lines:
             self._path.unlink(missing_ok=True)
             return
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in self._lines), encoding="utf-8")
-        partial.replace(self._path)
+        write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
