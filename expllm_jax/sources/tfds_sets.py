@@ -26,6 +26,7 @@ from expllm_jax.faces import Annotation
 from expllm_jax.faces.attributes import CELEBA_40
 from expllm_jax.sources.columns import LeftOut
 from expllm_jax.sources.dataset import Dataset, Layout, Reading
+from expllm_jax.sources.face_task_sets import CELEBA_TERMS, POSE_TERMS
 from expllm_jax.sources.listing import first_of
 
 PICTURES = "pictures"
@@ -217,14 +218,15 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "celeb_a",
         "CelebA, aligned, from TensorFlow Datasets",
-        "Non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        CELEBA_TERMS,
         "image landmarks attributes identity",
         _celeb_a,
     ),
     _set(
         "wider_face",
         "WIDER FACE from TensorFlow Datasets",
-        "CC BY-NC-ND 4.0: shuoyang1213.me/WIDERFACE",
+        "Non-commercial use that names its authors and changes nothing (CC BY-NC-ND 4.0): "
+        "http://shuoyang1213.me/WIDERFACE",
         "image faces",
         _wider_face,
         notes="only pictures with one face, since an annotation has one; the others are counted",
@@ -232,12 +234,18 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "aflw2k3d",
         "AFLW2000-3D from TensorFlow Datasets",
-        "Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
+        POSE_TERMS,
         "image landmarks_68_3d_xy_normalized",
         _aflw2k3d,
         notes="without head poses, which its records do not hold",
     ),
-    _set("lfw", "Labeled Faces in the Wild from TensorFlow Datasets", "Research: vis-www.cs.umass.edu/lfw",
-         "image label", _lfw, notes="identities only"),
-)  # fmt: skip
+    _set(
+        "lfw",
+        "Labeled Faces in the Wild from TensorFlow Datasets",
+        "Research only; the pictures belong to whoever took them: http://vis-www.cs.umass.edu/lfw",
+        "image label",
+        _lfw,
+        notes="identities only",
+    ),
+)
 """What this module knows."""
