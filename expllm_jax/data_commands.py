@@ -433,7 +433,17 @@ def build_from_annotations(
         )
     template = ConversationTemplate.load(experiment.template)
     with TemporaryDirectory(prefix="expllm-tokenizer-") as trained:
-        tokenizer = experiment_tokenizer(experiment, splits.get("train", []), template, Path(trained))
+        try:
+            tokenizer = experiment_tokenizer(experiment, splits.get("train", []), template, Path(trained))
+        except ExpllmError as error:
+            if experiment.tokenizer.kind != "sentencepiece":
+                raise
+            tasks = ", ".join(experiment.records.tasks)
+            raise ExpllmError(
+                f"the tokenizer cannot be trained: {error.problem}",
+                f"training faces need answers to the tasks {tasks} (--set records.tasks=… asks others); or give a "
+                "tokenizer: --set tokenizer.kind=PATH",
+            ) from error
         faces = {
             split: [(face, Path(pictures) / face.picture) for face in annotations]
             for split, annotations in splits.items()

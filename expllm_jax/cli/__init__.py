@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExpllmError as error:
         return _failed(options, error.problem, error.remedy, error.exit_status)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return _failed(options, "stopped", "give the same command again; what is finished is kept", 130)
+        print("\nexpllm: stopped; give the same command again: what is finished is kept", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -35,7 +35,8 @@ class Annotation:
     Raises:
         ExpllmError: the expression, a vocabulary or a code is unknown, an intensity is outside 0 to 1, there are
             landmarks but neither 5 nor 68 of them, the face box is not four numbers with a positive width and height,
-            a coordinate is no finite number, or a text cannot be stored as UTF-8 or holds a NUL character.
+            a coordinate is no finite number, a text cannot be stored as UTF-8, or there is a NUL
+            in the picture's name.
     """
 
     picture: str  # path of the picture, relative to the folder of the annotations file
@@ -54,7 +55,9 @@ class Annotation:
         if not self.picture:
             raise ExpllmError("An annotation names no picture.", "Give `picture` the path of one.")
         for name in ("picture", "cot", "caption", "identity", "split"):
-            _check_storable(name, getattr(self, name) or "")
+            _check_text(name, getattr(self, name) or "")
+        if "\0" in self.picture:
+            raise ExpllmError(f"The picture {self.picture!r} of an annotation has a NUL in its name.", "Take it out.")
         if self.expression is not None and self.expression not in EXPRESSIONS:
             raise ExpllmError(
                 f"{self.picture} has the expression {self.expression!r}.", f"Use one of {', '.join(EXPRESSIONS)}."
@@ -116,14 +119,12 @@ class Annotation:
             raise ExpllmError(f"An annotation has a value of the wrong type ({error}).", "Mend it.") from error
 
 
-def _check_storable(name: str, text: str) -> None:
+def _check_text(name: str, text: str) -> None:
     """Names of files may be bytes that are no text, which Python holds as halves of characters."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ExpllmError(f"The {name} {text!r} of an annotation is not UTF-8 text.", "Write it in UTF-8.") from None
-    if "\0" in text:
-        raise ExpllmError(f"The {name} {text!r} of an annotation holds a NUL character.", "Take it out.")
 
 
 _OPTIONAL_TEXT = (str, type(None))

@@ -17,11 +17,12 @@ from expllm_jax.sources.dataset import Dataset, Layout, Problems, Reading, raise
 from expllm_jax.sources.expression_sets import EXPRESSION_SETS
 from expllm_jax.sources.face_task_sets import FACE_TASK_DATASETS
 from expllm_jax.sources.frame_sets import FRAME_DATASETS
-from expllm_jax.sources.interchange import INTERCHANGE_DATASETS
+from expllm_jax.sources.interchange import INTERCHANGE_DATASETS, llava_conversations
 from expllm_jax.sources.own_data import ANNOTATIONS, csv_table, image_folder
 from expllm_jax.sources.tfds_sets import TFDS_DATASETS
 
 _BY_ORDER: Mapping[str, Callable[[str], Dataset]] = {"imagefolder": image_folder, "csv": csv_table}
+_MADE: Mapping[str, Callable[[str], Dataset]] = {**_BY_ORDER, "llava": llava_conversations}
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
@@ -42,7 +43,8 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of a name; "imagefolder:ORDER" and "csv:ORDER" read numbers in that label order instead of words.
+    """The dataset of a name; "imagefolder:ORDER" and "csv:ORDER" read numbers in that label order instead of words, and
+    "llava:ANSWERS" conversations with questions of their own.
 
     Raises:
         ExpllmError: there is none; the nearest one is named.
@@ -50,8 +52,8 @@ def find_dataset(name: str) -> Dataset:
     plain, colon, order = name.partition(":")
     if plain in DATASETS and not colon:
         return DATASETS[plain]
-    if plain in _BY_ORDER:
-        return _BY_ORDER[plain](order)
+    if plain in _MADE:
+        return _MADE[plain](order)
     if plain in DATASETS:
         raise ExpllmError(f"{plain} has a label order of its own.", f"Say just {plain!r}.")
     nearest = get_close_matches(plain.lower(), DATASETS, n=1, cutoff=0.4)
