@@ -1,5 +1,6 @@
-"""`expllm data datasets | import | unpack | export | validate | build | inspect`: what they do. What is printed is the
-command line's.
+"""`expllm data datasets | import | unpack | export | validate | build | verify | inspect`: what they do.
+
+What is printed is the command line's.
 
 Nothing here downloads anything. A dataset's terms come with every result that touches it, so that nobody works with it
 without having been shown them.
@@ -32,6 +33,7 @@ from expllm_jax.records import (
     open_records,
     plan_records,
     read_picture,
+    verify_records,
 )
 from expllm_jax.sources.catalogue import DATASETS, find_dataset, find_layout, read_dataset, unchecked_notice
 from expllm_jax.sources.dataset import Counts, Dataset, Layout, raise_first
@@ -472,5 +474,16 @@ def _named_twice(picture: str, earlier: str | Path, file: str | Path) -> ExpllmE
         )
     return ExpllmError(
         f"{earlier} and {file} both name {picture}",
-        "a record is called by its picture: build a records folder of each file, and train on a mixture of them",
+        "a record is called by its picture: build a records folder of each file, the second with the first one's "
+        "tokenizer (--set tokenizer.kind=FOLDER/tokenizer.model), and train on a mixture of them",
     )
+
+
+def verify_folder(folder: str | Path) -> Manifest:
+    """Compares every byte of a records folder with its manifest; progress goes to stderr.
+
+    Raises ExpllmError naming the first file that differs, and the record in it if it is one.
+    """
+    total = sum(split.records for split in Manifest.read(folder).splits.values())
+    with closing(Progress(total, "reading", "records")) as progress:
+        return verify_records(folder, report=lambda done, total: progress.update(done))

@@ -1,4 +1,4 @@
-"""`expllm data datasets | import | unpack | export | validate | build | inspect`: what each gives, what it refuses."""
+"""`expllm data datasets | import | unpack | export | validate | build | verify | inspect`: what each gives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -525,6 +526,19 @@ def test_faces_without_a_split_are_for_training(tmp_path):
     file = write_faces(tmp_path / "in", split="")
     done = build_from_annotations(load_experiment("tiny"), [file], tmp_path / "in", tmp_path / "r", print, workers=1)
     assert list(done.manifest.splits) == ["train"]
+
+
+def test_verify_finds_the_record_whose_bytes_changed(built, tmp_path):
+    told = expllm("data", "verify", built)
+    assert told.status == 0 and "6 test, 6 train is as it was written" in told.out and "reading 12/12" in told.err
+    shutil.copytree(built, tmp_path / "r")
+    shard = tmp_path / "r" / "expllm_records-test.array_record-00000"
+    content = bytearray(shard.read_bytes())
+    content[content.index(b"7.png") + 1] ^= 1
+    shard.write_bytes(content)
+    outcome = expllm("data", "verify", tmp_path / "r")
+    assert outcome.status == 2 and "record 1 (7.png) is damaged" in outcome.err and outcome.out == ""
+    assert_refused(expllm("data", "verify", tmp_path), "manifest.json")
 
 
 def test_inspect_marks_what_is_learnt(built):

@@ -216,6 +216,16 @@ def _build_from_annotations(options: argparse.Namespace, experiment: Any) -> dic
     }  # fmt: skip
 
 
+def _verify(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.data_commands import verify_folder
+
+    manifest = verify_folder(options.records)
+    records = {split: told.records for split, told in manifest.splits.items()}
+    told = ", ".join(f"{number:,} {split}" for split, number in records.items())
+    show(options, f"every byte of {told} is as it was written\nSHA-256   {manifest.sha256}")
+    return {"records": records, "sha256": manifest.sha256}
+
+
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from expllm_jax.data_commands import inspect_record
     from expllm_jax.evaluate.record_page import terminal_text
@@ -334,6 +344,15 @@ def add(verbs: Any) -> None:
     build.add_argument("--workers", type=natural, default=0, help="processes (default: one per core)")
     _on_error(build)
     build.add_argument("--overwrite", action="store_true", help="replace a records folder that is there")
+
+    verify = add_verb(
+        data,
+        "verify",
+        _verify,
+        "read records through and compare every byte with the manifest",
+        "expllm data verify records/raf-db",
+    )
+    verify.add_argument("records", metavar="FOLDER", help="of `data build`")
 
     inspect = add_verb(
         data,
