@@ -79,7 +79,7 @@ def import_dataset(
         no file is written then.
     """
     out, root = Path(out), Path(root)
-    skipped_list = out.with_name(f"{out.name}.skipped.jsonl")
+    skipped_list = out.parent / f"{out.name}.skipped.jsonl"
     for target in (out, skipped_list):
         if target.exists():
             raise ExpllmError(f"{target} exists already", "name another file with --out; nothing is overwritten")

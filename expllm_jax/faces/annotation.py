@@ -115,7 +115,7 @@ class Annotation:
                 )
         try:
             return cls(**value)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ExpllmError(f"An annotation has a value of the wrong type ({error}).", "Mend it.") from error
 
 
@@ -144,6 +144,22 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def parsed_json(text: str) -> Any:
+    """`json.loads`, with the one kind of error for whatever is wrong with a text.
+
+    Raises:
+        json.JSONDecodeError: it is no JSON, is nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from error
+    except ValueError as error:
+        raise json.JSONDecodeError("a number has too many digits", text, 0) from error
+
+
 def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
     """All annotations of a JSON Lines file; blank lines are allowed.
 
@@ -166,7 +182,7 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
 
 def _read_line(line: str, where: str) -> Annotation:
     try:
-        value = json.loads(line)
+        value = parsed_json(line)
     except json.JSONDecodeError as error:
         raise ExpllmError(
             f"{where}: not JSON ({error.msg} at column {error.colno}).", "Mend or remove the line."

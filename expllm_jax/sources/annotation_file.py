@@ -9,6 +9,7 @@ from pathlib import Path
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.faces.annotation import parsed_json
 from expllm_jax.sources.claims import Claims
 from expllm_jax.sources.dataset import Reading
 from expllm_jax.sources.listing import Listing, inside
@@ -71,7 +72,7 @@ class AnnotationFile:
 
 def _parsed(line: str) -> Annotation:
     try:
-        value = json.loads(line)
+        value = parsed_json(line)
     except json.JSONDecodeError as error:
         raise ExpllmError(f"not JSON ({error.msg} at column {error.colno}).", "Mend or remove the line.") from error
     if not isinstance(value, dict):

@@ -112,6 +112,20 @@ def test_a_bad_line_is_named(tmp_path, line, message):
         read_annotations(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "not JSON .nested too deeply"),
+        ("9" * 5000, "not JSON .a number has too many digits"),
+        ('{"picture": "a.png", "face_box": [0, 0, 1, 1%s]}' % ("0" * 400), "wrong type .int too large"),
+    ],
+)
+def test_json_that_python_gives_up_on_is_a_bad_line(tmp_path, text, says):
+    (tmp_path / "faces.jsonl").write_text(text)
+    with pytest.raises(ExpllmError, match=f"line 1: .*{says}"):
+        read_annotations(tmp_path / "faces.jsonl")
+
+
 def test_a_missing_or_binary_file_is_named(tmp_path):
     with pytest.raises(ExpllmError, match="none.jsonl"):
         read_annotations(tmp_path / "none.jsonl")
