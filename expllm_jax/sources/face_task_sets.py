@@ -21,15 +21,6 @@ from expllm_jax.sources.pose_files import PoseFiles
 from expllm_jax.sources.side_files import JoinedTable
 from expllm_jax.sources.table import BLANKS, Header, Table
 
-CELEBA_TERMS = (
-    "Non-commercial research only, under the terms on its page: https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-)
-POSE_TERMS = (
-    "Research only; the pictures belong to their owners: "
-    "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
-)
-"""Of 300W-LP and AFLW2000-3D, which were given out together."""
-
 BOX = ("x_1", "y_1", "width", "height")
 POINTS = tuple(
     f"{name}_{axis}" for name in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in ("x", "y")
@@ -137,7 +128,7 @@ _OFFICIAL = ("Anno", "Eval", "Img")
 CELEBA = Dataset(
     name="celeba",
     title="CelebA (202,599 pictures of celebrities)",
-    licence=CELEBA_TERMS,
+    licence="Non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
     layouts=(
         Layout(
             "aligned",
@@ -172,7 +163,7 @@ CELEBA = Dataset(
 FAIRFACE = Dataset(
     name="fairface",
     title="FairFace (108,501 faces, balanced over seven races)",
-    licence="Free for any use that names its authors (CC BY 4.0): https://github.com/joojs/fairface",
+    licence="CC BY 4.0: github.com/joojs/fairface",
     layouts=(
         Layout(
             "csv",
@@ -217,7 +208,7 @@ def _utkface(*folders: str) -> FolderTree:
 UTKFACE = Dataset(
     name="utkface",
     title="UTKFace (23,708 faces from 0 to 116 years)",
-    licence="Non-commercial research only; the pictures belong to their owners: https://susanqq.github.io/UTKFace",
+    licence="Non-commercial research: susanqq.github.io/UTKFace",
     layouts=(
         Layout("cropped", _utkface("UTKFace"), checked=False, notes="aligned and cropped: names end in .jpg.chip.jpg"),
         Layout("wild", _utkface("part1", "part2", "part3"), checked=False),
@@ -236,7 +227,7 @@ _POSE_300W = ("AFW", "HELEN", "IBUG", "LFPW")
 LP300W = Dataset(
     name="300w-lp",
     title="300W-LP (61,225 faces turned in large poses, and their mirror images)",
-    licence=POSE_TERMS,
+    licence="Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
     layouts=(
         Layout(
             "folders",
@@ -250,7 +241,7 @@ LP300W = Dataset(
 AFLW2000 = Dataset(
     name="aflw2000",
     title="AFLW2000-3D (2,000 faces)",
-    licence=POSE_TERMS,
+    licence="Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
     layouts=(Layout("folder", PoseFiles(("",), "pt3d_68"), checked=False),),
 )
 

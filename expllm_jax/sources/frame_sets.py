@@ -35,7 +35,7 @@ def _disfa(*shifts: int) -> FrameLabels:
 DISFA = Dataset(
     name="disfa",
     title="DISFA (Denver Intensity of Spontaneous Facial Action)",
-    licence="Non-commercial research only, under a signed agreement with its authors: http://mohammadmahoor.com/disfa",
+    licence="Non-commercial research under a signed agreement: mohammadmahoor.com/disfa",
     layouts=(
         Layout(
             "frames",
@@ -53,8 +53,7 @@ DISFA = Dataset(
 BP4D = Dataset(
     name="bp4d",
     title="BP4D-Spontaneous (41 subjects, 8 tasks)",
-    licence="Research only, under an agreement that Binghamton University signs with yours: "
-    "https://www.cs.binghamton.edu/~lijun/Research/3DFE",
+    licence="Research under an agreement with Binghamton University: cs.binghamton.edu/~lijun/Research/3DFE",
     layouts=(
         Layout(
             "occurrence",
@@ -98,7 +97,7 @@ _ONSET = ("cropped-onset", "raw-onset")
 CASME2 = Dataset(
     name="casme2",
     title="CASME II (micro-expressions, 26 subjects)",
-    licence="Research only, under a signed agreement with the group that recorded it: http://casme.psych.ac.cn/casme/e2",
+    licence="Research under a signed agreement: casme.psych.ac.cn/casme/e2",
     layouts=(
         Layout("cropped", _casme2("Cropped", "apex"), checked=False, instead_of=("raw", *_ONSET)),
         Layout("raw", _casme2("CASME2-RAW", "apex"), checked=False, instead_of=_ONSET),
@@ -116,8 +115,7 @@ def _samm(*frames: str) -> CodedClips:
 SAMM = Dataset(
     name="samm",
     title="SAMM (Spontaneous Actions and Micro-Movements, 32 subjects)",
-    licence="Research only, under a signed agreement with Manchester Metropolitan University: "
-    "https://personalpages.manchester.ac.uk/samm",
+    licence="Research under an agreement with Manchester Metropolitan University: personalpages.manchester.ac.uk/samm",
     layouts=(
         Layout("frames", _samm("apex"), checked=False, instead_of=("frames-onset",)),
         Layout("frames-onset", _samm("onset", "apex"), checked=False),

@@ -26,7 +26,6 @@ from expllm_jax.faces import Annotation
 from expllm_jax.faces.attributes import CELEBA_40
 from expllm_jax.sources.columns import LeftOut
 from expllm_jax.sources.dataset import Dataset, Layout, Reading
-from expllm_jax.sources.face_task_sets import CELEBA_TERMS, POSE_TERMS
 from expllm_jax.sources.listing import first_of
 
 PICTURES = "pictures"
@@ -218,15 +217,14 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "celeb_a",
         "CelebA, aligned, from TensorFlow Datasets",
-        CELEBA_TERMS,
+        "Non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         "image landmarks attributes identity",
         _celeb_a,
     ),
     _set(
         "wider_face",
         "WIDER FACE from TensorFlow Datasets",
-        "Non-commercial use that names its authors and changes nothing (CC BY-NC-ND 4.0): "
-        "http://shuoyang1213.me/WIDERFACE",
+        "CC BY-NC-ND 4.0: shuoyang1213.me/WIDERFACE",
         "image faces",
         _wider_face,
         notes="only pictures with one face, since an annotation has one; the others are counted",
@@ -234,18 +232,12 @@ TFDS_DATASETS: tuple[Dataset, ...] = (
     _set(
         "aflw2k3d",
         "AFLW2000-3D from TensorFlow Datasets",
-        POSE_TERMS,
+        "Research: www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm",
         "image landmarks_68_3d_xy_normalized",
         _aflw2k3d,
         notes="without head poses, which its records do not hold",
     ),
-    _set(
-        "lfw",
-        "Labeled Faces in the Wild from TensorFlow Datasets",
-        "Research only; the pictures belong to whoever took them: http://vis-www.cs.umass.edu/lfw",
-        "image label",
-        _lfw,
-        notes="identities only",
-    ),
-)
+    _set("lfw", "Labeled Faces in the Wild from TensorFlow Datasets", "Research: vis-www.cs.umass.edu/lfw",
+         "image label", _lfw, notes="identities only"),
+)  # fmt: skip
 """What this module knows."""

@@ -12,7 +12,6 @@ import pytest
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import BASIC_7, EXPRESSIONS, LABEL_ORDERS
 from expllm_jax.sources import DATASETS, read_dataset
-from expllm_jax.sources.expression_sets import EXPRESSION_SETS
 from tests.sources.trees import FOLDERS, TABLES, put_affectnet_arrays, put_picture, put_pictures
 
 
@@ -285,7 +284,7 @@ def test_published_counts_sum_to_the_published_sizes(name, layout, expected):
 
 def test_published_counts_name_the_classes_of_their_set():
     classes = {"raf-db": BASIC_7, "affectnet-7": BASIC_7, "fer2013": BASIC_7, "sfew": BASIC_7}
-    for dataset in EXPRESSION_SETS:
+    for dataset in DATASETS.values():
         for layout in dataset.layouts:
             for split, counts in dataset.published_counts(layout.name).items():
                 assert set(counts) == set(classes.get(dataset.name, EXPRESSIONS)), (dataset.name, layout.name, split)
