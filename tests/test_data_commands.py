@@ -1,10 +1,13 @@
-"""`expllm data datasets | import | export | validate | build | inspect`: what each gives, and what it refuses."""
+"""`expllm data datasets | import | unpack | export | validate | build | verify | inspect`: what each gives."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -102,6 +105,7 @@ def test_what_import_skips_is_counted_and_listed(raf, tmp_path):
         (["raf-bd", "."], "Did you mean 'raf-db'"),
         (["raf-db", "nowhere"], "nowhere is no folder"),
         (["raf-db", "."], "EmoLabel"),
+        (["raf-db", "RAF-DB/basic/EmoLabel/list_patition_label.txt"], "is a file that raf-db cannot be read from"),
         (["raf-db", "RAF-DB", "--split", "tset"], "Did you mean 'test'"),
         (["raf-db", "RAF-DB", "--layout", "basics"], "no layout 'basics'"),
     ],
@@ -145,6 +149,115 @@ def test_export_refuses_a_loss_unless_it_is_allowed(tmp_path):
     assert_refused(expllm(*words, "--at-least", "2"), "--at-least is of no use for llava")
     source.write_text("")
     assert_refused(expllm("data", "export", source, "--format", "llava", "--out", tmp_path / "o"), "no annotations")
+
+
+@pytest.fixture
+def released(tmp_path) -> Path:
+    """A released JSON, its pictures beside it and, the same ones, in another folder."""
+    for folder in (tmp_path / "beside", tmp_path / "apart" / "pictures"):
+        folder.mkdir(parents=True)
+        for number in range(2):
+            drawing(number).save(folder / f"{number}.png")
+    entries = [{"file_name": f"{number}.png", "emo": "Fear"} for number in range(2)]
+    for folder in ("beside", "apart"):
+        (tmp_path / folder / "list.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def test_a_dataset_that_lies_in_a_file_may_be_named_itself(released):
+    out = released / "out.jsonl"
+    told = expllm("data", "import", "expllm", released / "beside" / "list.json", "--out", out)
+    assert told.status == 0 and f"next: expllm data validate {out} {released / 'beside'}" in told.out
+    assert expllm("data", "validate", out, released / "beside").status == 0
+    assert expllm("data", "validate", "expllm", released / "beside" / "list.json").status == 0
+    apart = released / "apart" / "list.json"
+    assert expllm("data", "validate", "expllm", apart).status == 1
+    assert expllm("data", "validate", "expllm", apart, "--pictures", apart.parent / "pictures").status == 0
+    for words, said in (
+        (["expllm", apart, "--pictures", "nowhere"], "nowhere is no folder"),
+        (["expllm", released / "beside", "--pictures", released], "is a folder"),
+        ([apart, released], "expllm data validate expllm"),
+    ):
+        assert_refused(expllm("data", "validate", *words), said)
+
+
+@pytest.fixture
+def pixels(tmp_path) -> Path:
+    """fer2013.csv with a picture of each split, and FERPlus' table for it."""
+    row = " ".join(["7"] * 48 * 48)
+    (tmp_path / "fer2013.csv").write_text(
+        f"emotion,pixels,Usage\n3,{row},Training\n0,{row},PublicTest\n6,{row},PrivateTest\n"
+    )
+    votes = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
+    rows = "Training,fer0.png,0,9,0,0,0,0,0,0,0,0\nPublicTest,fer1.png,9,0,0,0,0,0,0,0,0,0\n"
+    rows += "PrivateTest,fer2.png,0,9,0,0,0,0,0,0,0,0\n"
+    (tmp_path / "fer2013new.csv").write_text(votes + rows)
+    return tmp_path / "fer2013.csv"
+
+
+def test_a_table_of_pixels_is_unpacked_into_what_the_readers_read(pixels, tmp_path):
+    refused = expllm("data", "import", "fer2013", tmp_path, "--out", tmp_path / "x.jsonl")
+    assert_refused(refused, f"expllm data unpack {pixels} --out")
+    for name, more in (("fer2013", []), ("ferplus", ["--ferplus", tmp_path / "fer2013new.csv"])):
+        words = ["data", "unpack", pixels, "--out", tmp_path / name, *more]
+        told = json.loads(expllm(*words, "--json").out)
+        assert told == {"folder": str(tmp_path / name), "dataset": name, "pictures": 3}
+        with unchanged(tmp_path):
+            assert_refused(expllm(*words), "exists already")
+        told = expllm("data", "import", name, tmp_path / name, "--out", tmp_path / f"{name}.jsonl", "--json")
+        assert told.status == 0 and json.loads(told.out)["count"] == 3
+    assert (
+        f"next: expllm data import fer2013 {tmp_path / 'b'}"
+        in expllm("data", "unpack", pixels, "--out", tmp_path / "b").out
+    )
+
+
+def test_a_damaged_table_of_pixels_leaves_nothing_behind(pixels, tmp_path):
+    with pixels.open("a") as file:
+        file.write("0,1 2 3,Training\n")
+    with unchanged(tmp_path):
+        assert_refused(expllm("data", "unpack", pixels, "--out", tmp_path / "new"), "line 5")
+        assert_refused(expllm("data", "unpack", tmp_path / "no.csv", "--out", tmp_path / "new"), "no.csv")
+        assert_refused(expllm("data", "unpack", pixels, "--out", pixels / "new"), "Not a directory")
+
+
+def test_a_refusal_is_one_json_value_and_one_line_whatever_names_hold(tmp_path):
+    name = "a\nb\x1b[2J.png"
+    (tmp_path / "labels.csv").write_text(f'picture,expression\n"{name}",sad\n')
+    outcome = expllm("data", "import", "csv", tmp_path, "--out", tmp_path / "out.jsonl", "--json")
+    assert outcome.status == 2 and len(outcome.err.splitlines()) == 2 and "\x1b" not in outcome.err
+    told = json.loads(outcome.out)
+    assert set(told) == {"error", "remedy", "status"} and told["status"] == 2
+    assert r"a\nb\x1b[2J.png" in told["error"] and told["error"] in outcome.err
+
+
+def test_names_that_are_no_text_are_problems_and_not_crashes(tmp_path):
+    folder = tmp_path / "set" / "train" / "sad"
+    folder.mkdir(parents=True)
+    drawing(0).save(folder / "a.png")
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
+    drawing(1).save(folder / "b.png")
+    words = ["data", "import", "imagefolder", tmp_path / "set", "--out", tmp_path / "out.jsonl"]
+    assert_refused(expllm(*words), "UTF-8")
+    assert expllm(*words, "--on-error", "skip").status == 0
+    assert "udcff" in json.loads((tmp_path / "out.jsonl.skipped.jsonl").read_text())["problem"]
+    told = expllm("data", "validate", "imagefolder", tmp_path / "set", "--html", tmp_path / "page.html", "--json")
+    assert [each["kind"] for each in json.loads(told.out)["findings"]] == ["reading"]
+    assert "udcff" in (tmp_path / "page.html").read_text()
+
+
+def every_verb() -> list[tuple[list[str], str]]:
+    """(words, example) of every verb below `data`."""
+    group = next(action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    verbs = next(action for action in group.choices["data"]._actions if isinstance(action, argparse._SubParsersAction))
+    return [(["data", name], verb.epilog) for name, verb in verbs.choices.items()]
+
+
+@pytest.mark.parametrize(("words", "example"), every_verb(), ids=lambda value: value[-1])
+def test_the_example_of_a_verb_is_what_it_understands(words, example):
+    typed = shlex.split(example.removeprefix("example: "))
+    assert typed[:3] == ["expllm", *words]
+    assert cli._parser().parse_args(typed[1:]).do
 
 
 # ---- validate
@@ -275,8 +388,9 @@ def test_the_page_of_unreadable_pictures_says_so(faces, tmp_path):
 
 def test_a_page_that_cannot_be_written_is_one_error(faces, tmp_path):
     (tmp_path / "file").write_text("")
-    outcome = expllm("data", "validate", faces / "faces.jsonl", faces, "--html", tmp_path / "file" / "page.html")
-    assert outcome.status == 2 and "page.html" in outcome.err and outcome.out == ""
+    for page in (tmp_path / "file" / "page.html", tmp_path / "nowhere" / "page.html", tmp_path):
+        # Before anything is looked at, which may take hours.
+        assert_refused(expllm("data", "validate", faces / "faces.jsonl", faces, "--html", page), page)
 
 
 # ---- build and inspect
@@ -378,10 +492,53 @@ def test_wrong_builds_are_one_error(tmp_path, monkeypatch):
             assert_refused(expllm(*build, *words), said)
 
 
+def test_a_picture_is_one_record(tmp_path):
+    first = write_faces(tmp_path / "in")
+    second = write_faces(tmp_path / "in", name="second.jsonl", start=5)
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(first.read_text() * 2)
+    build = ["data", "build", "tiny", "--pictures", tmp_path / "in", "--out", tmp_path / "r"]
+    with unchanged(tmp_path):
+        refused = expllm(*build, "--annotations", first, "--annotations", second)
+        assert_refused(refused, f"{first} and {second} both name 5.png", "mixture")
+        assert_refused(expllm(*build, "--annotations", twice), f"{twice} names 0.png twice")
+
+
+@pytest.mark.parametrize("picture", ["../secret.png", "/etc/passwd", "a/../../b.png"])
+def test_a_file_from_elsewhere_reaches_no_picture_outside_the_folder(picture, tmp_path):
+    (tmp_path / "in").mkdir()
+    drawing(0).save(tmp_path / "secret.png")
+    file = tmp_path / "a.jsonl"
+    write_annotations(file, [Annotation(picture, "Fear", split="train")])
+    assert_refused(expllm("data", "validate", file, tmp_path / "in"), file, picture)
+    words = ["--annotations", file, "--pictures", tmp_path / "in", "--out", tmp_path / "r"]
+    assert_refused(expllm("data", "build", "tiny", *words), file, picture)
+
+
+def test_faces_that_answer_nothing_name_the_tasks(tmp_path):
+    file = write_faces(tmp_path / "in")
+    write_annotations(file, [replace(face, expression=None, cot=None) for face in read_annotations(file)])
+    words = ["--annotations", file, "--pictures", tmp_path / "in", "--out", tmp_path / "r"]
+    assert_refused(expllm("data", "build", "tiny", *words), "label, cot", "--set records.tasks=")
+
+
 def test_faces_without_a_split_are_for_training(tmp_path):
     file = write_faces(tmp_path / "in", split="")
     done = build_from_annotations(load_experiment("tiny"), [file], tmp_path / "in", tmp_path / "r", print, workers=1)
     assert list(done.manifest.splits) == ["train"]
+
+
+def test_verify_finds_the_record_whose_bytes_changed(built, tmp_path):
+    told = expllm("data", "verify", built)
+    assert told.status == 0 and "6 test, 6 train is as it was written" in told.out and "reading 12/12" in told.err
+    shutil.copytree(built, tmp_path / "r")
+    shard = tmp_path / "r" / "expllm_records-test.array_record-00000"
+    content = bytearray(shard.read_bytes())
+    content[content.index(b"7.png") + 1] ^= 1
+    shard.write_bytes(content)
+    outcome = expllm("data", "verify", tmp_path / "r")
+    assert outcome.status == 2 and "record 1 (7.png) is damaged" in outcome.err and outcome.out == ""
+    assert_refused(expllm("data", "verify", tmp_path), "manifest.json")
 
 
 def test_inspect_marks_what_is_learnt(built):

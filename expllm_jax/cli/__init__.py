@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from expllm_jax import __version__
 from expllm_jax.cli import config, data, doctor, engine, runs, weights
-from expllm_jax.cli.parsing import Outcome
+from expllm_jax.cli.parsing import Outcome, one_line
 from expllm_jax.errors import ExpllmError
 
 
@@ -26,25 +26,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = options.do(options)
     except ExpllmError as error:
-        print(f"expllm: error: {error.problem}", file=sys.stderr)
-        if error.remedy:
-            print(f"  to mend it: {error.remedy}", file=sys.stderr)
-        return error.exit_status
+        return _failed(options, error.problem, error.remedy, error.exit_status)
     except KeyboardInterrupt:
-        print("\nexpllm: stopped; the same command goes on where it was", file=sys.stderr)
+        print("\nexpllm: stopped; give the same command again: what is finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, a file that may not be read: no verb can foresee them all
         where = f"{error.filename}: " if error.filename else ""
-        print(f"expllm: error: {where}{error.strerror or error}", file=sys.stderr)
-        return ExpllmError.exit_status
+        return _failed(options, f"{where}{error.strerror or error}", "", ExpllmError.exit_status)
     if not isinstance(outcome, Outcome):
         outcome = Outcome(outcome, 0)
     if options.json:
         print(json.dumps(outcome.told, ensure_ascii=False))
     return outcome.status
+
+
+def _failed(options: argparse.Namespace, problem: str, remedy: str, status: int) -> int:
+    """Says what is wrong on stderr; with `--json` also as the one value that programs read."""
+    print(f"expllm: error: {one_line(problem)}", file=sys.stderr)
+    if remedy:
+        print(f"  to mend it: {one_line(remedy)}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"error": one_line(problem), "remedy": one_line(remedy), "status": status}))
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from expllm_jax.cli.parsing import (
     add_group,
     add_verb,
     natural,
+    one_line,
     override_argument,
     say,
     show,
@@ -69,13 +70,23 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
     show(
         options,
         f"\nterms you must have accepted: {done.licence}\n\n{done.total:,} annotations in {done.annotations}\n"
-        f"next: expllm data validate {done.annotations} {options.root}",
+        f"next: {shlex.join(['expllm', 'data', 'validate', str(done.annotations), str(done.pictures)])}",
     )
     return {
-        "annotations": str(done.annotations), "count": done.total, "counts": done.counts, "left_out": done.left_out,
+        "annotations": str(done.annotations), "pictures": str(done.pictures), "count": done.total,
+        "counts": done.counts, "left_out": done.left_out,
         "skipped": done.skipped, "skipped_list": str(done.skipped_list) if done.skipped_list else None,
         "licence": done.licence, "notice": done.notice,
     }  # fmt: skip
+
+
+def _unpack(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.data_commands import unpack_fer2013
+
+    done = unpack_fer2013(options.table, options.out, ferplus=options.ferplus)
+    following = ["expllm", "data", "import", done.dataset, str(done.folder), "--out", f"{done.dataset}.jsonl"]
+    show(options, f"{done.written:,} pictures in {done.folder}\nnext: {shlex.join(following)}")
+    return {"folder": str(done.folder), "dataset": done.dataset, "pictures": done.written}
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
@@ -92,8 +103,8 @@ def _validate(options: argparse.Namespace) -> Outcome:
     from expllm_jax.data_commands import validate_data
 
     done = validate_data(
-        options.what, options.root, split=options.split, layout=options.layout, page=options.html,
-        samples=options.samples, workers=options.workers or None,
+        options.what, options.root, split=options.split, layout=options.layout, pictures=options.pictures,
+        page=options.html, samples=options.samples, workers=options.workers or None,
     )  # fmt: skip
     found = done.validation
     show(options, f"{done.title}: {found.annotations:,} annotations of {found.pictures:,} pictures in {found.root}")
@@ -105,7 +116,7 @@ def _validate(options: argparse.Namespace) -> Outcome:
     if done.page:
         show(options, f"\npage  {done.page}")
     if not options.json and not found.clean:
-        say(f"expllm: {len(found.findings):,} findings")
+        say(f"expllm: {len(found.findings):,} finding{'s' if len(found.findings) > 1 else ''}")
     told = {
         "title": done.title, "licence": done.licence, "notes": list(done.notes), "clean": found.clean,
         "annotations": found.annotations, "pictures": found.pictures,
@@ -149,7 +160,7 @@ def _show_validation(options: argparse.Namespace, found: Validation) -> None:
             continue  # the table above says it
         show(options, f"\n{KINDS[kind]}: {len(findings):,}")
         for finding in findings[:_SHOWN]:
-            show(options, f"  {finding.what}")
+            show(options, f"  {one_line(finding.what)}")
         if len(findings) > _SHOWN:
             show(options, f"  … and {len(findings) - _SHOWN:,} more; --json and --html list them")
     if found.clean:
@@ -197,7 +208,7 @@ def _build_from_annotations(options: argparse.Namespace, experiment: Any) -> dic
     show(
         options,
         f"records   {done.folder}\nSHA-256   {done.manifest.sha256}\n"
-        f"next: expllm data inspect --records {done.folder} --split {split}",
+        f"next: {shlex.join(['expllm', 'data', 'inspect', '--records', str(done.folder), '--split', split])}",
     )
     return {
         "records": str(done.folder), "sha256": done.manifest.sha256,
@@ -206,11 +217,22 @@ def _build_from_annotations(options: argparse.Namespace, experiment: Any) -> dic
     }  # fmt: skip
 
 
+def _verify(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax.data_commands import verify_folder
+
+    manifest = verify_folder(options.records)
+    records = {split: told.records for split, told in manifest.splits.items()}
+    told = ", ".join(f"{number:,} {split}" for split, number in records.items())
+    show(options, f"every byte of {told} is as it was written\nSHA-256   {manifest.sha256}")
+    return {"records": records, "sha256": manifest.sha256}
+
+
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from expllm_jax.data_commands import inspect_record
     from expllm_jax.evaluate.record_page import terminal_text
 
-    done = inspect_record(options.records or options.run, options.split, options.index, page=options.html)
+    folder = options.run if options.records is None else options.records
+    done = inspect_record(folder, options.split, options.index, page=options.html)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     show(options, terminal_text(done.view, colour=colour))
     if done.page:
@@ -253,10 +275,23 @@ def add(verbs: Any) -> None:
         "expllm data import raf-db ~/data/RAF-DB --out raf-db.jsonl",
     )
     into.add_argument("dataset", help="a name from `expllm data datasets`")
-    into.add_argument("root", help="the folder it lies in")
+    into.add_argument("root", help="the folder it lies in, or the file of a dataset that lies in one file")
     into.add_argument("--out", required=True, help="the annotations file to write; it must not exist")
     _which_part(into)
     _on_error(into)
+
+    unpack = add_verb(
+        data,
+        "unpack",
+        _unpack,
+        "the pictures of fer2013.csv, which holds them as text, as files",
+        "expllm data unpack ~/data/fer2013.csv --out ~/data/fer2013",
+    )
+    unpack.add_argument("table", help="fer2013.csv")
+    unpack.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+    unpack.add_argument(
+        "--ferplus", metavar="FILE", help="fer2013new.csv: name and place the pictures as FERPlus has them"
+    )
 
     out = add_verb(
         data,
@@ -284,8 +319,11 @@ def add(verbs: Any) -> None:
         "expllm data validate raf-db ~/data/RAF-DB --html raf-db.html",
     )
     check.add_argument("what", help="a name from `expllm data datasets`, or a .jsonl file of annotations")
-    check.add_argument("root", help="the folder it lies in, or that the file's pictures are relative to")
+    check.add_argument("root", help="where it lies, or the folder that the file's pictures are relative to")
     _which_part(check)
+    check.add_argument(
+        "--pictures", metavar="FOLDER", help="of a dataset that lies in one file: its pictures (default: beside it)"
+    )
     check.add_argument("--html", metavar="FILE", help="a page to write, with pictures")
     check.add_argument("--samples", type=natural, default=6, help="pictures of each class on the page (default: 6)")
     check.add_argument("--workers", type=natural, default=0, help="threads (default: one per core)")
@@ -307,6 +345,15 @@ def add(verbs: Any) -> None:
     build.add_argument("--workers", type=natural, default=0, help="processes (default: one per core)")
     _on_error(build)
     build.add_argument("--overwrite", action="store_true", help="replace a records folder that is there")
+
+    verify = add_verb(
+        data,
+        "verify",
+        _verify,
+        "read records through and compare every byte with the manifest",
+        "expllm data verify records/raf-db",
+    )
+    verify.add_argument("records", metavar="FOLDER", help="of `data build`")
 
     inspect = add_verb(
         data,

@@ -20,6 +20,11 @@ class Outcome:
     status: int
 
 
+def one_line(text: str) -> str:
+    """The text as one line without control characters: names of files may hold anything, also what moves a cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(text: str) -> None:
     """What is being done, beside the result: on stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -20,6 +20,9 @@ LANDMARKS: tuple[int, ...] = (5, 68)
 corner, left and right as seen in the picture (CelebA's order)."""
 
 
+_FARTHEST = 1e6  # pixels; no picture is that large, and nothing that is computed from it overflows
+
+
 @dataclass(frozen=True)
 class Annotation:
     """What is known about the face in one picture.
@@ -31,8 +34,9 @@ class Annotation:
 
     Raises:
         ExpllmError: the expression, a vocabulary or a code is unknown, an intensity is outside 0 to 1, there are
-            landmarks but neither 5 nor 68 of them, or the face box is not four numbers with a positive width and
-            height.
+            landmarks but neither 5 nor 68 of them, the face box is not four numbers with a positive width and height,
+            a coordinate is no finite number, a text cannot be stored as UTF-8, or there is a NUL
+            in the picture's name.
     """
 
     picture: str  # path of the picture, relative to the folder of the annotations file
@@ -50,6 +54,10 @@ class Annotation:
     def __post_init__(self) -> None:
         if not self.picture:
             raise ExpllmError("An annotation names no picture.", "Give `picture` the path of one.")
+        for name in ("picture", "cot", "caption", "identity", "split"):
+            _check_text(name, getattr(self, name) or "")
+        if "\0" in self.picture:
+            raise ExpllmError(f"The picture {self.picture!r} of an annotation has a NUL in its name.", "Take it out.")
         if self.expression is not None and self.expression not in EXPRESSIONS:
             raise ExpllmError(
                 f"{self.picture} has the expression {self.expression!r}.", f"Use one of {', '.join(EXPRESSIONS)}."
@@ -68,6 +76,9 @@ class Annotation:
                 f"{self.picture} has the face box {tuple(self.face_box)}.",
                 "Give (x, y, width, height) with a positive width and height, or nothing.",
             )
+        for value in (*self.face_box, *(value for point in self.landmarks for value in point)):
+            if not abs(float(value)) <= _FARTHEST:
+                raise ExpllmError(f"{self.picture} has the coordinate {value}.", "Give it in pixels of the picture.")
         copies = {
             "units": {name: dict(units) for name, units in self.units.items()},
             "attributes": dict(self.attributes),
@@ -104,8 +115,16 @@ class Annotation:
                 )
         try:
             return cls(**value)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ExpllmError(f"An annotation has a value of the wrong type ({error}).", "Mend it.") from error
+
+
+def _check_text(name: str, text: str) -> None:
+    """Names of files may be bytes that are no text, which Python holds as halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ExpllmError(f"The {name} {text!r} of an annotation is not UTF-8 text.", "Write it in UTF-8.") from None
 
 
 _OPTIONAL_TEXT = (str, type(None))
@@ -125,6 +144,22 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def parsed_json(text: str) -> Any:
+    """`json.loads`, with the one kind of error for whatever is wrong with a text.
+
+    Raises:
+        json.JSONDecodeError: it is no JSON, is nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from error
+    except ValueError as error:
+        raise json.JSONDecodeError("a number has too many digits", text, 0) from error
+
+
 def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
     """All annotations of a JSON Lines file; blank lines are allowed.
 
@@ -134,7 +169,7 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
     path = Path(path)
     annotations = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     annotations.append(_read_line(line, f"{path}, line {number}"))
@@ -147,7 +182,7 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
 
 def _read_line(line: str, where: str) -> Annotation:
     try:
-        value = json.loads(line)
+        value = parsed_json(line)
     except json.JSONDecodeError as error:
         raise ExpllmError(
             f"{where}: not JSON ({error.msg} at column {error.colno}).", "Mend or remove the line."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from os import PathLike
@@ -17,11 +17,12 @@ from expllm_jax.sources.dataset import Dataset, Layout, Problems, Reading, raise
 from expllm_jax.sources.expression_sets import EXPRESSION_SETS
 from expllm_jax.sources.face_task_sets import FACE_TASK_DATASETS
 from expllm_jax.sources.frame_sets import FRAME_DATASETS
-from expllm_jax.sources.interchange import INTERCHANGE_DATASETS
+from expllm_jax.sources.interchange import INTERCHANGE_DATASETS, llava_conversations
 from expllm_jax.sources.own_data import ANNOTATIONS, csv_table, image_folder
 from expllm_jax.sources.tfds_sets import TFDS_DATASETS
 
 _BY_ORDER: Mapping[str, Callable[[str], Dataset]] = {"imagefolder": image_folder, "csv": csv_table}
+_MADE: Mapping[str, Callable[[str], Dataset]] = {**_BY_ORDER, "llava": llava_conversations}
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
@@ -42,7 +43,8 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of a name; "imagefolder:ORDER" and "csv:ORDER" read numbers in that label order instead of words.
+    """The dataset of a name; "imagefolder:ORDER" and "csv:ORDER" read numbers in that label order instead of words, and
+    "llava:ANSWERS" conversations with questions of their own.
 
     Raises:
         ExpllmError: there is none; the nearest one is named.
@@ -50,8 +52,8 @@ def find_dataset(name: str) -> Dataset:
     plain, colon, order = name.partition(":")
     if plain in DATASETS and not colon:
         return DATASETS[plain]
-    if plain in _BY_ORDER:
-        return _BY_ORDER[plain](order)
+    if plain in _MADE:
+        return _MADE[plain](order)
     if plain in DATASETS:
         raise ExpllmError(f"{plain} has a label order of its own.", f"Say just {plain!r}.")
     nearest = get_close_matches(plain.lower(), DATASETS, n=1, cutoff=0.4)
@@ -64,22 +66,33 @@ def find_layout(dataset: Dataset, root: Path, name: str = "") -> Layout:
 
     Raises:
         ExpllmError: there is no such folder or layout, the folder has none of the dataset's layouts (says what each of
-            them needs), or has several.
+            them needs), or has several; or it is a file, and that layout does not lie in one.
     """
-    if not root.exists():  # a file of annotations may be named itself
-        raise ExpllmError(f"There is no {root}.", f"Give the folder that holds {dataset.title}.")
+    if not root.exists():
+        raise ExpllmError(f"{root} is no folder: there is nothing of that name.", f"Say where {dataset.title} lies.")
+    layouts = (dataset.layout(name),) if name else dataset.layouts
+    fitting = [layout for layout in layouts if layout.engine.detect(root)]
+    if root.is_file() and not fitting:  # the formats of other programs lie in one file, which may be named itself
+        raise ExpllmError(f"{root} is a file that {dataset.name} cannot be read from: {_sought(layouts)}.", _WHERE)
     if name:
-        return dataset.layout(name)
-    fitting = [layout for layout in dataset.layouts if layout.engine.detect(root)]
+        return layouts[0]
     hidden = {other for layout in fitting for other in layout.instead_of}
     fitting = [layout for layout in fitting if layout.name not in hidden]
     if len(fitting) > 1:
         names = " and ".join(layout.name for layout in fitting)
-        raise ExpllmError(f"{root} holds {dataset.name} in several layouts: {names}.", "Name one with layout=.")
+        raise ExpllmError(
+            f"{root} holds {dataset.name} in several layouts: {names}.", "Name one of them as the layout (--layout)."
+        )
     if not fitting:
-        sought = "; ".join(f"{layout.name} needs {layout.engine.looks_for}" for layout in dataset.layouts)
-        raise ExpllmError(f"{root} does not hold {dataset.name} in any layout: {sought}.", "Check the path.")
+        raise ExpllmError(f"{root} does not hold {dataset.name} in any layout: {_sought(layouts)}.", _WHERE)
     return fitting[0]
+
+
+_WHERE = "Give the folder that holds it, unpacked and with its folders as they were."
+
+
+def _sought(layouts: Sequence[Layout]) -> str:
+    return "; ".join(f"{layout.name} needs {layout.engine.looks_for}" for layout in layouts)
 
 
 def unchecked_notice(dataset: Dataset, layout: Layout) -> str:

@@ -30,7 +30,7 @@ from expllm_jax.sources.dataset import Dataset, Layout
 from expllm_jax.sources.folder_tree import FolderTree
 from expllm_jax.sources.label_table import LabelTable
 from expllm_jax.sources.listing import is_picture
-from expllm_jax.sources.pixel_table import FER2013_SPLITS, FERPLUS_FOLDERS, PixelTable
+from expllm_jax.sources.pixel_table import FER2013_SPLITS, FERPLUS_FOLDERS, FERPLUS_TABLE, PixelTable
 from expllm_jax.sources.side_files import SideFile, numbered_lines, read_array
 from expllm_jax.sources.table import BLANKS, Header, Table
 
@@ -308,7 +308,7 @@ _FERPLUS = Dataset(
         Layout(
             "votes",
             LabelTable(
-                files={"fer2013new.csv": ""},
+                files={FERPLUS_TABLE: ""},
                 table=Table(("Usage", "Image name", *_VOTES), header=Header.YES),
                 picture=_ferplus_picture,
                 split=Choice("Usage", FER2013_SPLITS),

@@ -53,7 +53,7 @@ class Listing:
                 with os.scandir(self.root / folder) as entries:
                     for entry in entries:
                         if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
-                            (folders if entry.is_dir() else files).append(entry.name)
+                            (folders if self._is_folder(entry) else files).append(entry.name)
             except (FileNotFoundError, NotADirectoryError):
                 pass  # no such folder holds no such file
             except OSError as error:
@@ -62,6 +62,21 @@ class Listing:
                 ) from error
             known = self._known[folder] = frozenset(files), tuple(sorted(folders))
         return known
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        """Links count as what they lead to; one that leads nowhere is a file, which cannot be read.
+
+        Raises:
+            ExpllmError: a link leads back to a folder that it lies in, so that there would be no end of files.
+        """
+        if not entry.is_symlink():
+            return entry.is_dir()
+        if not os.path.isdir(entry.path):
+            return False
+        here, there = os.path.realpath(os.path.dirname(entry.path)), os.path.realpath(entry.path)
+        if os.path.commonpath((here, there)) == there:
+            raise ExpllmError(f"{entry.path} is a link to a folder that it lies in, {there}.", "Remove the link.")
+        return True
 
     def files(self, folder: str) -> frozenset[str]:
         """Names of the files directly in a folder; empty if there is no such folder."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ _PIXELS = Table(("emotion", "pixels", "Usage"), header=Header.YES)
 _NAMES = Table(("Usage", "Image name"), header=Header.YES)
 FER2013_SPLITS: Mapping[str, str] = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 """The column "Usage" of FER2013's table and of FERPlus' -> split."""
+
+FERPLUS_TABLE = "fer2013new.csv"
+"""What FERPlus calls its table of labels."""
 
 FERPLUS_FOLDERS: Mapping[str, str] = {
     "Training": "FER2013Train",
@@ -56,16 +60,18 @@ class PixelTable:
         """
         raise ExpllmError(
             f"{reading.root / self.file} holds pictures as text, and no files.",
-            "Write them out once, with expllm_jax.sources.write_fer2013_pictures(table, folder), and read that folder.",
+            f"Write them out once: expllm data unpack {shlex.quote(str(reading.root / self.file))} --out FOLDER",
         )
 
 
-def write_fer2013_pictures(table: Path, out: Path, *, ferplus: Path | None = None) -> int:
+def write_fer2013_pictures(
+    table: Path, out: Path, *, ferplus: Path | None = None, report: Callable[[int], None] = lambda written: None
+) -> int:
     """Writes the pictures of fer2013.csv as PNG files and returns how many.
 
     They go to ``out``/split/expression/number.png, which the dataset "fer2013" reads. With ``ferplus`` (FERPlus' table,
     fer2013new.csv, which has the same rows in the same order) they go where that table names them, for the dataset
-    "ferplus"; rows without a name are no faces and are not written.
+    "ferplus"; rows without a name are no faces and are not written. ``report`` is told how many are written.
 
     Raises:
         ExpllmError: a table is missing or damaged (file and line are named), or the tables do not belong together.
@@ -91,6 +97,7 @@ def write_fer2013_pictures(table: Path, out: Path, *, ferplus: Path | None = Non
             path = f"{FERPLUS_FOLDERS[row['Usage']]}/{inside(label[1]['Image name'])}"
         _write(out / path, _picture(row, where))
         count += 1
+        report(count)
     return count
 
 

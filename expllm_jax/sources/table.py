@@ -12,6 +12,8 @@ from pathlib import Path
 from expllm_jax.errors import ExpllmError
 from expllm_jax.sources.dataset import Problems
 
+_DELIMITERS = (",", ";", "\t", "|")
+
 BLANKS = " "
 """The delimiter of tables whose columns stand apart by blanks or tabs; their first column may itself hold blanks."""
 
@@ -68,9 +70,9 @@ class Table:
         except OSError as error:
             problems(ExpllmError(f"Cannot read {path}: {error.strerror}.", "Check the path and its rights."))
         except UnicodeDecodeError:
-            problems(ExpllmError(f"{path} is not UTF-8 text, after line {line}.", "Save it as UTF-8."))
+            problems(_not_utf8(path))
         except csv.Error as error:
-            problems(ExpllmError(f"{path}, after line {line}: {error}.", "Mend the quotation marks of that line."))
+            problems(ExpllmError(f"{path}, after line {line}: {error}.", "Mend the quotation marks of the next line."))
         except _HeaderError as error:
             problems(ExpllmError(f"{path}, line {line}: {error}", "The first line names the columns."))
         else:
@@ -102,7 +104,9 @@ class Table:
         names = tuple(cell.strip() for cell in cells)
         missing = [name for name in self.columns if name not in names]
         if missing:
-            raise _HeaderError(f"no column {missing[0]!r} among {', '.join(map(repr, names))}.")
+            other = next((mark for mark in _DELIMITERS if mark != self.delimiter and mark in cells[0]), None)
+            apart = f" The cells are to be apart by {self.delimiter!r}, and not by {other!r}." if other else ""
+            raise _HeaderError(f"no column {missing[0]!r} among {', '.join(map(repr, names))}.{apart}")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise _HeaderError(f"two columns are called {twice!r}.")
@@ -117,6 +121,18 @@ class Table:
 
 class _HeaderError(Exception):
     """A header that does not belong to the table."""
+
+
+def _not_utf8(path: Path) -> ExpllmError:
+    """Which line of a file is to blame; text is decoded in pieces, so that whoever read it cannot say."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = f"0x{line[error.start]:02x}"
+                return ExpllmError(f"{path}, line {number}: not UTF-8 text (byte {byte}).", "Save the file as UTF-8.")
+    return ExpllmError(f"{path} is not UTF-8 text.", "Save it as UTF-8.")
 
 
 def _uneven(path: Path, line: int, has: int, expected: int) -> ExpllmError:

@@ -150,7 +150,8 @@ def validate(
     root = Path(root)
     published = published or {}
     owner: dict[str, Annotation] = {}
-    findings = [Finding("reading", error.problem) for error in problems]
+    # A file's name may be no text, which could not be shown.
+    findings = [Finding("reading", error.problem.encode(errors="backslashreplace").decode()) for error in problems]
     for annotation in annotations:
         other = owner.setdefault(annotation.picture, annotation)
         if other is not annotation and other.face_box == annotation.face_box:

@@ -14,7 +14,8 @@ class Progress:
     The rate is that of this process since `begin`; call it once what happens only once (compiling) is over.
 
     Args:
-      total: units of the whole job.
+      total: units of the whole job; None if nobody knows. Nothing is said then before the first `every` seconds are
+        over, for that would be no news.
       label: what the line begins with.
       unit: what the rate counts, in the plural.
       done: units done by an earlier process.
@@ -25,7 +26,7 @@ class Progress:
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         label: str,
         unit: str,
         *,
@@ -38,7 +39,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._in_place = self._stream.isatty()
         self._every = 0.2 if self._in_place else every
-        self._shown_at, self._width = -float("inf"), 0
+        self._shown_at, self._width = -float("inf") if total is not None else clock(), 0
         self.begin(done)
 
     def begin(self, done: int) -> None:
@@ -55,9 +56,10 @@ class Progress:
         """Tells that `done` units are done; `shown` replaces "done/total" in the line."""
         self._done = done
         now = self._clock()
-        if now - self._shown_at >= self._every or done >= self._total:
+        if now - self._shown_at >= self._every or (self._total is not None and done >= self._total):
             self._shown_at = now
-            self._write(f"{self._label} {shown or f'{done}/{self._total}'}" + (f"  {detail}" if detail else ""))
+            shown = shown or (f"{done}" if self._total is None else f"{done}/{self._total}")
+            self._write(f"{self._label} {shown}" + (f"  {detail}" if detail else ""))
 
     def close(self) -> None:
         """Ends the line on a terminal."""
@@ -67,7 +69,7 @@ class Progress:
 
     def _write(self, line: str) -> None:
         if self.rate > 0:
-            left = max(0, self._total - self._done) / self.rate
+            left = 0 if self._total is None else max(0, self._total - self._done) / self.rate
             line += f"  {self.rate:.3g} {self._unit}/s" + (f"  {duration(left)} left" if left else "")
         if self._in_place:
             self._stream.write("\r" + line.ljust(self._width))

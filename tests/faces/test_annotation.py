@@ -15,7 +15,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 UNIT = st.floats(0, 1)
 ANNOTATIONS = st.builds(
     Annotation,
-    picture=TEXT.filter(bool),
+    picture=TEXT.filter(lambda name: name and "\0" not in name),
     expression=st.none() | st.sampled_from(EXPRESSIONS),
     units=st.fixed_dictionaries(
         {
@@ -40,6 +40,28 @@ def test_files_keep_everything(tmp_path_factory, annotations):
     assert write_annotations(path, annotations) == len(annotations)
     assert read_annotations(path) == annotations
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_mark_and_line_ends_of_other_systems_are_no_mistake(tmp_path):
+    path = tmp_path / "faces.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"picture": "a.png"}\r\n\r\n{"picture": "b.png"}\r\n')
+    assert [face.picture for face in read_annotations(path)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"picture": "a\0.png"}, "NUL"),
+        ({"picture": "a\udcff.png"}, "picture 'a.udcff.png'.*UTF-8"),
+        ({"picture": "a.png", "cot": "\ud800"}, "cot .*UTF-8"),
+        ({"picture": "a.png", "face_box": (float("nan"), 0, 1, 1)}, "coordinate nan"),
+        ({"picture": "a.png", "face_box": (0, 0, 1e308, 1)}, "coordinate 1e.308"),
+        ({"picture": "a.png", "landmarks": [(0, 0)] * 4 + [(0, float("inf"))]}, "coordinate inf"),
+    ],
+)
+def test_what_could_not_be_stored_or_reckoned_with_is_refused(values, says):
+    with pytest.raises(ExpllmError, match=says):
+        Annotation(**values)
 
 
 def test_an_annotation_owns_its_units_and_travels_between_processes():
@@ -88,6 +110,20 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     path.write_text('{"picture": "a"}\n\n' + line + "\n")
     with pytest.raises(ExpllmError, match=message):
         read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "not JSON .nested too deeply"),
+        ("9" * 5000, "not JSON .a number has too many digits"),
+        ('{"picture": "a.png", "face_box": [0, 0, 1, 1%s]}' % ("0" * 400), "wrong type .int too large"),
+    ],
+)
+def test_json_that_python_gives_up_on_is_a_bad_line(tmp_path, text, says):
+    (tmp_path / "faces.jsonl").write_text(text)
+    with pytest.raises(ExpllmError, match=f"line 1: .*{says}"):
+        read_annotations(tmp_path / "faces.jsonl")
 
 
 def test_a_missing_or_binary_file_is_named(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from expllm_jax.errors import ExpllmError
@@ -69,6 +71,30 @@ def test_an_unknown_layout_or_split_is_refused_at_once(tmp_path):
         read_dataset("raf-db", root, split="tets")
     with pytest.raises(ExpllmError, match="is no folder"):
         read_dataset("raf-db", root / "nowhere")
+
+
+def test_a_file_is_no_folder_but_some_datasets_lie_in_one(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("")
+    for layout in ("", "folders"):
+        with pytest.raises(ExpllmError, match=r"list\.txt is a file that raf-db cannot be read from.*folders needs"):
+            read_dataset("raf-db", file, layout=layout)
+    released = file.with_suffix(".json")
+    released.write_text('[{"file_name": "a.png", "emo": "Fear"}]')
+    assert [face.picture for face in read_dataset("expllm", released)] == ["a.png"]
+    with pytest.raises(ExpllmError, match=r"list\.txt is a file that expllm cannot be read from.*ends in \.json"):
+        read_dataset("expllm", file)
+
+
+def test_answers_of_other_peoples_conversations_are_named_with_the_dataset(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nHow does she look?"}, {"from": "gpt", "value": "Glad."}]
+    (tmp_path / "a.json").write_text(json.dumps([{"id": "1", "image": "a.png", "conversations": turns}]))
+    with pytest.raises(ExpllmError, match="not known here.*llava:caption"):
+        list(read_dataset("llava", tmp_path / "a.json"))
+    (face,) = read_dataset("llava:caption", tmp_path / "a.json")
+    assert face.caption == "Glad." and face.provenance["dataset"] == "llava"
+    with pytest.raises(ExpllmError, match="answers is nonsense"):
+        list(read_dataset("llava:nonsense", tmp_path / "a.json"))
 
 
 def test_a_folder_without_the_dataset_is_told_what_each_layout_needs(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
 from expllm_jax.sources import read_dataset
-from tests.sources.trees import FOLDERS, PictureTree, put_affectnet_arrays, put_picture
+from tests.sources.trees import FOLDERS, PictureTree, put_affectnet_arrays, put_picture, put_pictures
 
 WITH_CLASSES = {name: tree for name, tree in FOLDERS.items() if tree.class_folder}
 
@@ -156,3 +156,20 @@ def test_a_side_file_of_another_kind_is_refused(tmp_path, content, says):
     (root / "train_set/annotations/12_exp.npy").write_bytes(content)
     with pytest.raises(ExpllmError, match=says):
         read(NPY, root)
+
+
+def test_links_count_as_what_they_lead_to(tmp_path):
+    root = put_pictures(tmp_path / "set", ["train/happy/1.png", "train/sad/1.png"])
+    outside = put_pictures(tmp_path / "elsewhere", ["2.png"])
+    (root / "train/happy/more").symlink_to(outside)
+    (root / "train/sad/nowhere.png").symlink_to("nowhere.png")  # leads to itself: a file that nobody can read
+    assert [face.picture for face in read_dataset("imagefolder", root)] == [
+        "train/happy/1.png", "train/happy/more/2.png", "train/sad/1.png", "train/sad/nowhere.png"
+    ]  # fmt: skip
+
+
+def test_a_link_to_a_folder_that_it_lies_in_is_refused(tmp_path):
+    root = put_pictures(tmp_path, ["train/happy/1.png"])
+    (root / "train/happy/again").symlink_to(root / "train")
+    with pytest.raises(ExpllmError, match=r"happy/again is a link to a folder that it lies in, .*train"):
+        list(read_dataset("imagefolder", root))

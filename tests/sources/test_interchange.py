@@ -459,3 +459,17 @@ def test_the_released_texts_import_without_loss(tmp_path):
     assert all(tuple(a.units["feafa"]) == FEAFA_24.codes for a in annotations)
     active = [sum(value > 0 for value in a.units["feafa"].values()) for a in annotations]
     assert mean(active) == pytest.approx(8.5, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "line 1: not JSON .nested too deeply"),
+        ('[{"file_name": "a.png", "bbox": [0, 0, 1, 1%s]}]' % ("0" * 400), "index 0: the key 'bbox' holds"),
+        ('[{"file_name": "a.png", "bbox": [0, 0, 1, NaN]}]', "index 0: the key 'bbox' holds"),
+    ],
+)
+def test_json_that_python_gives_up_on_is_refused_with_its_place(tmp_path, text, says):
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(ExpllmError, match=says):
+        list(read_released(tmp_path / "list.json"))

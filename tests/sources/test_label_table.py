@@ -313,3 +313,19 @@ def test_a_second_table_that_does_not_fit_is_refused(joined, ages, says):
     (root / "ages.txt").write_text(ages)
     with pytest.raises(ExpllmError, match=says):
         list(engine.read(Reading(root)))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("picture;expression\na.png;sad\n", r"line 1: .*apart by ',', and not by ';'"),
+        ("picture\texpression\na.png\tsad\n", r"line 1: .*apart by ',', and not by '\\t'"),
+        ("picture,expression\na.png,sad\nb.png,né\n".encode("latin-1"), r"labels\.csv, line 3: not UTF-8.*0xe9"),
+        ("picture,expression\na.png,sad\n".encode("utf-16"), r"labels\.csv, line 1: not UTF-8 text \(byte 0xff\)"),
+    ],
+)
+def test_text_of_another_make_is_refused_where_it_begins(tmp_path, content, says):
+    (tmp_path / "labels.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    put_pictures(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(ExpllmError, match=says):
+        list(read_dataset("csv", tmp_path))

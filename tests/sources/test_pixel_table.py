@@ -29,7 +29,7 @@ def table(tmp_path):
 
 
 def test_the_table_itself_is_refused_with_the_way_out(table):
-    with pytest.raises(ExpllmError, match="pictures as text.*write_fer2013_pictures"):
+    with pytest.raises(ExpllmError, match=r"pictures as text.*expllm data unpack .*fer2013\.csv --out"):
         list(read_dataset("fer2013", table.parent))
 
 

@@ -65,3 +65,13 @@ def test_the_rate_is_of_this_process_only() -> None:
 @pytest.mark.parametrize("seconds, told", [(6.6, "7 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
 def test_durations_are_readable(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+def test_where_the_end_is_not_known_the_rate_is_told_after_a_while() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(None, "reading", "things", stream=stream, clock=clock, every=10)
+    for done in range(1, 26):
+        clock.now += 1.0
+        progress.update(done)
+    progress.close()
+    assert stream.getvalue().splitlines() == ["reading 10  1 things/s", "reading 20  1 things/s"]

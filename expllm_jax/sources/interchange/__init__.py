@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from expllm_jax.errors import ExpllmError
@@ -24,6 +25,7 @@ __all__ = [
     "INTERCHANGE_DATASETS",
     "QUESTIONS",
     "ObjectFile",
+    "llava_conversations",
     "read_facial_r1",
     "read_ferbench",
     "read_llava",
@@ -87,17 +89,28 @@ def _format(name: str, title: str, licence: str, read_file: Callable[..., Iterat
     return Dataset(name, title, licence, (layout,))
 
 
+def llava_conversations(answers: str = "") -> Dataset:
+    """LLaVA-style files: with the questions that are written here or, where the answers are named ("caption", or
+    several apart by commas, in their order), with any questions.
+
+    Raises:
+        ExpllmError: while reading, `answers` names what no answer is.
+    """
+    named = tuple(answers.split(",")) if answers else ()
+    return _format(
+        "llava",
+        "LLaVA-style conversations",
+        _OF_THE_PICTURES,
+        partial(read_llava, answers=named),
+        "with the questions written here; with others as llava:caption or llava:cot,expression",
+    )
+
+
 _OF_THE_PICTURES = "The terms are those of the data set that the pictures come from."
 
 INTERCHANGE_DATASETS: tuple[Dataset, ...] = (
     _format("expllm", "released ExpLLM annotations", _OF_THE_PICTURES, read_released, "a list, one object a picture"),
-    _format(
-        "llava",
-        "LLaVA-style conversations",
-        _OF_THE_PICTURES,
-        read_llava,
-        "with the questions written here; other files through read_llava(answers=…)",
-    ),
+    llava_conversations(),
     _format("facial-r1", "Facial-R1 / FEA-20K annotations", _OF_THE_PICTURES, read_facial_r1, "one object a line"),
     _format("ferbench", "FERBench questions", _OF_THE_PICTURES, read_ferbench, "as zfkarl/UniFER gives them"),
 )

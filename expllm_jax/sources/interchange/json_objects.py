@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
+from expllm_jax.faces.annotation import parsed_json
 from expllm_jax.files import text_file
 from expllm_jax.sources.dataset import Problems
 from expllm_jax.sources.listing import Listing, inside
@@ -162,7 +164,7 @@ def write_json_lines(path: str | os.PathLike[str], objects: Iterable[dict[str, A
 
 def _listed(path: Path, text: str, problems: Problems) -> Iterator[Entry]:
     try:
-        values = json.loads(text)
+        values = parsed_json(text)
     except json.JSONDecodeError as error:
         raise ExpllmError(
             f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}).", "Mend the file."
@@ -179,7 +181,7 @@ def _lines(path: Path, lines: Iterable[str], problems: Problems) -> Iterator[Ent
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parsed_json(line)
         except json.JSONDecodeError as error:
             problems(
                 ExpllmError(
@@ -206,7 +208,8 @@ def _write(path: str | os.PathLike[str], objects: Iterable[dict[str, Any]], star
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """A finite number that a float can hold; Python's JSON knows others."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _short(value: object) -> str:

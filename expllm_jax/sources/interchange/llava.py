@@ -133,7 +133,7 @@ def _field_of(entry: Entry, question: str) -> str:
             return name
     raise entry.error(
         f"the question {question[:60]!r} is not known here.",
-        f"Say what the answers are (answers=…): {', '.join(QUESTIONS)}, in their order.",
+        f"Say what the answers are, of {', '.join(QUESTIONS)}, in their order: llava:caption, say.",
     )
 
 
