@@ -18,8 +18,8 @@ run on; they take turns, each time in a process of its own, and medians are comp
 | `first_batch_s` | from opening 100,000 records to the first batch in a fresh process, imports left out |
 | `rss_slope_mb_per_min` | growth of resident memory while reading for --minutes, without the first minute |
 
-The peer needs torch, transformers and peft: `EXPLLM_VENV=.venv-parity EXPLLM_LOCK=parity ./launch/test.sh -m parity -k
-peer` makes such an environment, which is the default of --peer-python.
+The peer needs torch, transformers and peft; how to make such an environment is said in model.py. Ours is read several
+times over, so that start and end weigh as little as they do in training.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def make_records(folder: Path, faces: Sequence[tuple[Annotation, Path]]) -> str:
     texts = training_texts([rounds_of(annotation) for annotation, _ in faces], template)
     tokenizer: Tokenizer
     if is_cached("llama-tokenizer"):
-        tokenizer, name = load_tokenizer(asset_path("llama-tokenizer")), "LLaMA's"
+        tokenizer, name = load_tokenizer(asset_path("llama-tokenizer")), "LLaMA-shaped"
     else:
         tokenizer, name = train_sentencepiece(texts, folder / "tokenizer.model", 4096), "trained on the texts"
     for task, share in zip(TASKS, SHARES, strict=True):
@@ -278,7 +278,6 @@ def _resident_mb() -> float:
 
 def measure_train(options: argparse.Namespace) -> dict[str, Any]:
     """Trains and measures how long the loop waits for batches; the first two updates, which compile, do not count."""
-    source = opened(options.folder)
     image_token = open_encoder(options.folder / TASKS[0]).tokenizer.image
     config = dataclasses.replace(preset("small"), image_token=image_token)
     calls: list[tuple[float, float]] = []
@@ -295,7 +294,7 @@ def measure_train(options: argparse.Namespace) -> dict[str, Any]:
         steps=options.steps + 2, batch=options.train_batch, packing=PackingConfig(on=True), augment="host",
         threads=CORES, checkpoint_every=options.steps + 2,
     )  # fmt: skip
-    train(settings, *init(config), source, options.folder / "run", stream=io.StringIO())
+    train(settings, *init(config), opened(options.folder), options.folder / "run", stream=io.StringIO())
     waits = [end - begin for begin, end in calls[2:]]
     wall = calls[-1][1] - calls[1][1]
     training = {"batch": settings.batch, "step_s": wall / len(waits), "waits_s": waits}
@@ -309,8 +308,7 @@ MEASURES = {"stream": measure_stream, "stages": measure_stages, "first": measure
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, one process after the other."""
     with tempfile.TemporaryDirectory(prefix="expllm-bench-") as temporary:
-        folder = Path(temporary)
-        pictures = folder / "pictures"
+        pictures = (folder := Path(temporary)) / "pictures"
         report_to_stderr("making pictures and records ...")
         made_from = make_pictures(pictures, options.pictures)
         tokenizer = make_records(folder, make_faces(pictures))
@@ -331,10 +329,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         rate, peer_rate = statistics.median(rates), statistics.median(peer_rates) if peers else None
         result = {
             "cores": CORES, "batch": options.batch, "pictures": options.pictures, "pictures_from": made_from,
-            "tokenizer": tokenizer,
-            "records_ratio": peer_rate and rate / peer_rate,
-            "records_per_s": rate, "records_per_s_per_core": rate / CORES,
-            "peer_records_per_s_per_core": peer_rate and peer_rate / CORES,
+            "tokenizer": tokenizer, "records_ratio": peer_rate and rate / peer_rate, "records_per_s": rate,
+            "records_per_s_per_core": rate / CORES, "peer_records_per_s_per_core": peer_rate and peer_rate / CORES,
             "rounds": {"ours": rates, "peer": peer_rates},
             "packed_fill": streams[0]["packed_fill"], "rows": streams[0]["rows"],
             "workers": ours("stream", f"--workers={CORES}"), "device_path": ours("stream", "--device"),
@@ -390,7 +386,7 @@ def main() -> None:
         print(json.dumps(MEASURES[options.only](options)))
         return
     if options.peer_python and not os.access(options.peer_python, os.X_OK):
-        report_to_stderr(f"there is no {options.peer_python} (see this file's first lines): ours is measured alone")
+        report_to_stderr(f"there is no {options.peer_python} (see model.py's first lines): ours is measured alone")
         options.peer_python = ""
     result = compare(options)
     for name, meaning, form in () if options.json else SUMMARY:
