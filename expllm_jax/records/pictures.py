@@ -245,6 +245,8 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
         layer = image.convert("RGBA")
         ground = Image.new("RGBA", layer.size, (*PAD_COLOUR, 255))
         return Image.alpha_composite(ground, layer).convert("RGB")
-    if mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
+    if mode == "RGB":
+        return image  # `convert` would copy it
+    if mode in ("1", "L", "P", "RGBX", "CMYK", "YCbCr"):
         return image.convert("RGB")
     raise ExpllmError(f"{name} has pixels of an unsupported kind ({mode})", "save it as 8-bit RGB")

@@ -2,6 +2,7 @@
 
     python launch/bench/torch_expllm.py train    --preset small --batch 4 --text-len 192 --steps 8 --warmup 2
     python launch/bench/torch_expllm.py generate --preset small --batch 4 --new-tokens 64
+    python launch/bench/torch_expllm.py data     --images FOLDER --batch 32 --workers 2
 
 DINOv2 tower, two-layer GELU projector, LLaMA decoder; LoRA of rank 8 on q and v of both towers, everything else but the
 projector frozen. Weights and inputs are random: only time is measured. The last line of standard output is one JSON
@@ -11,6 +12,9 @@ and imports nothing of expllm_jax; the parity tests train the same class on give
 Attention is `scaled_dot_product_attention`, execution is eager (`--compile`: torch.compile), and the update is the
 recipe's: AdamW, weight decay on matrices only, gradients clipped to norm 1. On a GPU everything is bfloat16.
 
+`data` feeds no model: it is a lazy data set of picture files behind torch's DataLoader. Every picture is decoded,
+padded to a square, resized, augmented by Pillow as the recipe says, and comes with its text as ids.
+
 Shape letters: B pictures, H W pixels, N image tokens, T text tokens, E decoder width, V vocabulary.
 """
 
@@ -18,20 +22,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 import transformers
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
 PICTURE_SIZE = 224  # pixels a side
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-4, 0.05, 1.0
 NOT_SUPERVISED = -100  # the label that torch's cross-entropy leaves out
+PAD_COLOUR = (123, 117, 104)
+MEAN, DEVIATION = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
+TEXT = "Key Observations: the lip corners are pulled up moderately. " * 12
 
 # name -> (shape of the tower, shape of the decoder)
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -216,6 +228,69 @@ def measure_generate(options: argparse.Namespace, device: torch.device) -> dict[
     }
 
 
+class Faces(Dataset):
+    """Picture files, endlessly often, as (float32 [3, 224, 224], int64 [T]): augmented pixels and a text's ids."""
+
+    def __init__(self, files: list[Path], length: int) -> None:
+        self._files, self._length = files, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = Image.open(self._files[index % len(self._files)]).convert("RGB")
+        image = ImageOps.pad(image, (PICTURE_SIZE, PICTURE_SIZE), color=PAD_COLOUR)
+        return augment(image), torch.tensor([hash(word) % 32000 for word in TEXT.split()])
+
+
+def augment(image: Image.Image) -> torch.Tensor:
+    """The recipe's six operations, with Python's random numbers: float32 [3, 224, 224]."""
+    size, uniform = PICTURE_SIZE, random.uniform
+    if uniform(0, 1) < 0.5:
+        image = ImageOps.mirror(image)
+    if uniform(0, 1) < 0.5:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhance(image).enhance(uniform(0.75, 1.25))
+        hue, saturation, value = image.convert("HSV").split()
+        shift = int(uniform(-0.1, 0.1) * 255)
+        hue = hue.point(lambda level: (level + shift) % 256)
+        image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    elif uniform(0, 1) < 0.2:
+        image = ImageOps.grayscale(image).convert("RGB")
+    if uniform(0, 1) < 0.5:
+        image = image.rotate(uniform(-5, 5))
+        if uniform(0, 1) < 0.5:
+            side = int(size * uniform(0.8, 1) ** 0.5)
+            x, y = random.randint(0, size - side), random.randint(0, size - side)
+            image = image.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
+        else:
+            x, y = random.randint(0, 24), random.randint(0, 24)
+            image = ImageOps.expand(image, 12).crop((x, y, x + size, y + size))
+    if uniform(0, 1) < 0.5:
+        image = image.rotate(uniform(-15, 15), translate=(uniform(-22, 22), uniform(-22, 22)))
+        image = image.filter(ImageFilter.GaussianBlur(uniform(0.1, 2)))
+    pixels = (np.asarray(image, np.float32) / 255 - MEAN) / DEVIATION
+    if uniform(0, 1) < 0.5:
+        side = int(size * uniform(0.05, 0.12) ** 0.5)
+        top, left = random.randint(0, size - side), random.randint(0, size - side)
+        pixels[top : top + side, left : left + side] = 0
+    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)
+
+
+def measure_data(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Records per second out of the loader, from its second batch on; on the host, whatever the device."""
+    files = sorted(path for ending in ("jpg", "jpeg", "png") for path in options.images.glob(f"**/*.{ending}"))
+    if not files:
+        raise SystemExit(f"error: there are no pictures under {options.images}")
+    length = max(options.steps * options.batch, len(files))
+    loader = iter(DataLoader(Faces(files, length), batch_size=options.batch, num_workers=options.workers))
+    next(loader)
+    began, records = time.perf_counter(), 0
+    for pixels, _ in loader:
+        records += len(pixels)
+    return {"workers": options.workers, "records_per_s": records / (time.perf_counter() - began)}
+
+
 def _model(options: argparse.Namespace, device: torch.device) -> TorchExpLLM:
     model = TorchExpLLM.of_preset(options.preset).to(device)
     return model.to(torch.bfloat16) if device.type == "cuda" else model
@@ -264,25 +339,31 @@ def main() -> None:
         description=__doc__.splitlines()[0],
         epilog="example: python launch/bench/torch_expllm.py train --preset tiny --steps 3",
     )
-    parser.add_argument("what", choices=["train", "generate"])
+    parser.add_argument("what", choices=["train", "generate", "data"])
     parser.add_argument("--preset", default="small", choices=list(PRESETS))
     parser.add_argument("--batch", type=_at_least(1), default=4)
     parser.add_argument(
         "--text-len", type=_at_least(2), default=192, help="text tokens of a row (generate: of a prompt)"
     )
     parser.add_argument("--new-tokens", type=_at_least(1), default=64, help="generate: tokens a row")
-    parser.add_argument("--steps", type=_at_least(1), default=5, help="calls that count")
+    parser.add_argument(
+        "--steps", type=_at_least(1), default=5, help="calls that count; data: batches, but every picture once"
+    )
     parser.add_argument("--warmup", type=_at_least(0), default=2, help="calls before those")
     parser.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads; 0: torch's own choice")
+    parser.add_argument("--images", type=Path, help="data: a folder of pictures, searched to the bottom")
+    parser.add_argument("--workers", type=_at_least(0), default=2, help="data: processes that load; 0: none")
     parser.add_argument("--compile", action="store_true", help="train: with torch.compile instead of eager")
     options = parser.parse_args()
     if options.compile and options.what != "train":
         parser.error("--compile is for train")
+    if (options.what == "data") != (options.images is not None):
+        parser.error("data needs --images, and nothing else takes it")
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    measure = {"train": measure_train, "generate": measure_generate}[options.what]
+    measure = {"train": measure_train, "generate": measure_generate, "data": measure_data}[options.what]
     facts = {
         "peer": "torch",
         "what": options.what,
