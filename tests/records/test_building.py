@@ -108,9 +108,16 @@ def written(*arguments):
         file.write(".")
     return write_shard(*arguments)
 building.write_shard = written
-def build(point):
+def forked(work):
+    # This process only ever forks: what reads or builds starts threads, and a fork would not take them along.
     child = os.fork()
     if child == 0:
+        work()
+        sys.stdout.flush()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+def build(point):
+    def work():
         calls = itertools.count()
         def profile(frame, event, argument):
             if event in ("call", "c_call") and next(calls) == point:
@@ -119,10 +126,10 @@ def build(point):
         build_records(folder, splits, encoder, workers=1, shard_records=4, overwrite=True)
         sys.setprofile(None)
         folder.with_name("calls.txt").write_text(str(next(calls)))
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    whole = verify_records(folder).sha256 if folder.exists() else "absent"
-    print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else "whole", len(made.read_text()), whole)
+    status = forked(work)
+    ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else "whole"
+    told = lambda: print(ended, len(made.read_text()), verify_records(folder).sha256 if folder.exists() else "absent")
+    assert forked(told) == 0
 made.touch()
 build(-1)
 calls, rng = int(folder.with_name("calls.txt").read_text()), random.Random(0)
