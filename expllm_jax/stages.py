@@ -299,7 +299,7 @@ def _conversations(annotations: Sequence[Annotation], tasks: Sequence[str]) -> I
         if face.face_box:
             left, top, width, height = face.face_box
             reached += [left + width, top + height]
-        side = math.ceil(max([0.0, *filter(math.isfinite, reached)])) + 1
+        side = math.ceil(max([0.0, *reached])) + 1
         with contextlib.suppress(ExpllmError):
             yield rounds_of(face, tasks, (side, side))
 
