@@ -325,6 +325,7 @@ def train_model(run: RunFolder) -> TrainResult:
     experiment = run.experiment
     source, encoder, identity = training_records(run)
     model = model_config(experiment, encoder.tokenizer)
+    model = dataclasses.replace(model, chained=encoder.config.layout != "branched")
     pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
     write_model_files(
         run.path, ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary)

@@ -118,6 +118,7 @@ class _Step(NamedTuple):
 
     rope: tuple[jax.Array, jax.Array]
     mask_BTS: jax.Array | None
+    records_BT: jax.Array | None
     cache_index: jax.Array | int | None
 
 
@@ -166,7 +167,7 @@ class Attention(nnx.Module):
                 k, v = cache.layer(layer)
             elif mask_BTS is not None:
                 mask_BTS = mask_BTS[:, :, :T]
-        o_BTHh = attention(q, k, v, mask_BTS, causal=alone)
+        o_BTHh = attention(q, k, v, mask_BTS, causal=alone, records_BT=step.records_BT)
         return self.o(o_BTHh.reshape(B, T, heads * h), key(3)), cache
 
 
@@ -241,6 +242,7 @@ class Decoder(nnx.Module):
         cache: KVCache | None = None,
         cache_index: jax.Array | int | None = None,
         *,
+        records_BT: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Runs the layers.
@@ -254,6 +256,8 @@ class Decoder(nnx.Module):
           cache: keys and values so far.
           cache_index: the slot of the first of these T tokens; index + T must not pass the last slot (a traced index
             cannot be checked; XLA would move it back and overwrite).
+          records_BT: without a cache, the records that `mask_BTS` keeps apart, if it does no more than that; see
+            `parallel.attention`.
           dropout_key: turns adapter dropout on.
 
         Returns:
@@ -263,7 +267,7 @@ class Decoder(nnx.Module):
             raise ExpllmError("cache and cache_index go together", "give both or neither")
         depth, config = self.config.depth, self.config
         rope = rope_tables(positions_BT, config.head_dim, config.rope_theta, config.rope_scaling)
-        step = _Step(rope, mask_BTS, cache_index)
+        step = _Step(rope, mask_BTS, records_BT if cache is None else None, cache_index)
         keys_L = None if dropout_key is None else jax.random.split(dropout_key, depth)
 
         def layer(

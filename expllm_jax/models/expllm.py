@@ -45,6 +45,7 @@ class ExpLLMConfig:
     projector: ProjectorConfig = ProjectorConfig()
     vision_lora: LoRAConfig = LoRAConfig()
     decoder_lora: LoRAConfig = LoRAConfig()
+    chained: bool = False  # rows have no branches beside each other (layouts "chained", "reference"): a faster kernel
     image_token: int = 0  # id of the placeholder that image features replace; may lie outside the vocabulary
 
     def __post_init__(self) -> None:
@@ -193,7 +194,10 @@ class ExpLLM(nnx.Module):
     ) -> jax.Array:
         """Final-normed states (B, T, E) of whole rows; `logits` of state t scores token t + 1 of the same branch."""
         x_BTE = self.embed(tokens_BT, features_BMND)
-        return self.decoder(x_BTE, positions_BT, attention_mask(segments_BT), dropout_key=dropout_key)[0]
+        # The prefix comes first, so that in a chain "before it in its own record" says it all.
+        records_BT = (segments_BT + SEGMENTS - 1) // SEGMENTS if self.config.chained else None
+        mask_BTS = attention_mask(segments_BT)
+        return self.decoder(x_BTE, positions_BT, mask_BTS, records_BT=records_BT, dropout_key=dropout_key)[0]
 
     def token_losses(self, h_BSE: jax.Array, targets_BS: jax.Array) -> TokenLosses:
         """What `logits` would cost at these targets, without making them all; see `Decoder.token_losses`."""

@@ -10,6 +10,7 @@ from expllm_jax.parallel.sharding import (
     ACTIVATION_RULES,
     LOGICAL_AXES,
     PARAM_RULES,
+    activation_spec,
     batch_sharding,
     constrain,
     logical_axes,
@@ -18,6 +19,7 @@ from expllm_jax.parallel.sharding import (
     shard_params,
     shards,
 )
+from expllm_jax.parallel.splash_attention import splash_attention, splash_fits
 
 __all__ = [
     "ACTIVATION_RULES",
@@ -26,6 +28,7 @@ __all__ = [
     "PARAM_RULES",
     "SAVED_ATTENTION",
     "MeshConfig",
+    "activation_spec",
     "attention",
     "batch_sharding",
     "constrain",
@@ -35,4 +38,6 @@ __all__ = [
     "partition_spec",
     "shard_params",
     "shards",
+    "splash_attention",
+    "splash_fits",
 ]

@@ -13,6 +13,7 @@ from jax import lax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.parallel.cpu_attention import MASKED_SCORE, attend_rows
+from expllm_jax.parallel.splash_attention import splash_attention, splash_fits
 
 Operands = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 
@@ -24,6 +25,7 @@ def attention(
     mask_BTS: jax.Array | None = None,
     *,
     causal: bool = False,
+    records_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention with grouped key/value heads; scores and softmax in float32.
 
@@ -34,6 +36,9 @@ def attention(
       mask_BTS: True where query t may look at key s; None: everywhere. A query with no True gets a finite
         mean of some values.
       causal: additionally hide keys s > t (needs T == S).
+      records_BT: which record of its row every token is of, if the mask says no more than that a token sees those
+        before it in its own record. On a TPU the scores are then never written down (see `splash_attention`), as long
+        as T and h are multiples of 128.
 
     Returns:
       o_BTHh in the dtype of the queries.
@@ -54,8 +59,10 @@ def attention(
         mask_BTS = jnp.broadcast_to(triangle_BTS, (B, T, S)) if mask_BTS is None else mask_BTS & triangle_BTS
     q_BTKGh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h)
     operands = (q_BTKGh, k_BSKh, v_BSKh, mask_BTS)
-    on_cpu = functools.partial(_attend_on_cpu, causal=causal)
-    o_BTKGh = lax.platform_dependent(operands, cpu=on_cpu, default=_attend)
+    platforms = {"cpu": functools.partial(_attend_on_cpu, causal=causal), "default": _attend}
+    if records_BT is not None and splash_fits(T, h):
+        platforms["tpu"] = lambda operands: splash_attention(*operands[:3], records_BT)
+    o_BTKGh = lax.platform_dependent(operands, **platforms)
     return o_BTKGh.reshape(B, T, H, h)
 
 

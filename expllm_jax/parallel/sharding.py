@@ -159,6 +159,13 @@ def constrain(x: jax.Array, name: str) -> jax.Array:
                 "run inside `with jax.set_mesh(make_mesh(MeshConfig())):`",
             )
         return x
-    return jax.lax.with_sharding_constraint(
-        x, _spec(f"activation {name!r}", ACTIVATION_RULES[name], x.shape, mesh.shape)
-    )
+    return jax.lax.with_sharding_constraint(x, activation_spec(name, x.shape))
+
+
+def activation_spec(name: str, shape: tuple[int, ...]) -> PartitionSpec:
+    """How the activation of that name and shape lies on the mesh that `jax.set_mesh` entered.
+
+    Raises ExpllmError as `partition_spec` does.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return _spec(f"activation {name!r}", ACTIVATION_RULES[name], shape, mesh.shape)
