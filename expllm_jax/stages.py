@@ -375,10 +375,9 @@ def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEn
         open_records(entry.folder, entry.split, keep_rows=experiment.cache_features, on_error=experiment.on_error)
         for entry in entries
     ]
-    encoder = open_encoder(entries[0].folder)
+    encoders = [open_encoder(entry.folder) for entry in entries]  # each is what its rows were made with
     first = sources[0].manifest
     for entry, source in zip(entries, sources, strict=True):
-        open_encoder(entry.folder)  # template and tokenizer are those that its rows were made with
         for part, theirs, ours in (
             ("tokenizer", source.manifest.tokenizer, first.tokenizer),
             ("conversation template", source.manifest.template, first.template),
@@ -395,14 +394,14 @@ def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEn
                 f"the records in {entry.folder} have {found} image tokens a picture, the model {wanted}",
                 f"build them with this experiment, or set records.image_tokens={found} and a model that fits",
             )
-    identity = [f"{source.manifest.sha256} {entry}" for entry, source in zip(entries, sources, strict=True)]
     if not experiment.mixture:
-        return sources[0], encoder, [sources[0].manifest.sha256]
+        return sources[0], encoders[0], [first.sha256]
+    identity = [f"{source.manifest.sha256} {entry}" for entry, source in zip(entries, sources, strict=True)]
     repeats, weights = [entry.repeat for entry in entries], [entry.weight for entry in entries]
     mixed = MixedRows(sources, repeats, weights)
     parts = ", ".join(f"{len(source):,} of {text}" for text, source in zip(experiment.mixture, sources, strict=True))
     run.say(f"records: {parts}; {order_of(mixed).items_per_epoch:,} an epoch")
-    return mixed, encoder, identity
+    return mixed, encoders[0], identity
 
 
 def split_features(

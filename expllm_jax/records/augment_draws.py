@@ -164,8 +164,8 @@ def draws(config: AugmentConfig, seed: int, epoch: int, keys: np.ndarray, locate
 
 
 def flipped(rows: np.ndarray) -> np.ndarray:
-    """bool [B]: which records are mirrored, and so need their mirrored text; `rows` as from `draws`."""
-    return rows[:, Column.FLIP] != 0
+    """bool [...]: which records are mirrored, and so need their mirrored text; `rows` [..., len(Column)] of `draws`."""
+    return rows[..., Column.FLIP] != 0
 
 
 def neutral_rows(size: int, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.records.augmentation import AugmentConfig, augmented, draws, flipped, neutral_rows
+from expllm_jax.records.augmentation import AugmentConfig, Column, augmented, draws, flipped, neutral_rows
 from expllm_jax.records.index import Lengths
 from expllm_jax.records.order import Order, Part
 from expllm_jax.records.packing import EMPTY, SEGMENTS, Layout, PackingConfig, Plan, one_a_row
@@ -126,7 +126,7 @@ def plan_of(source: RowSource, config: BatchConfig) -> Plan:
     updates = config.updates
     if config.epochs:
         total = order.items_per_epoch * config.epochs
-        updates = -(-total // config.batch) if config.partial == "pad" else total // config.batch
+        updates = batches_per_epoch(total, config)
         if not updates:
             raise ExpllmError(
                 f"a batch of {config.batch} is more than the {total} records there are", "make the batch smaller"
@@ -199,7 +199,7 @@ class BatchIterator(grain.DatasetIterator):
     def __init__(self, plan: Plan, assemble: _Assembler, config: BatchConfig) -> None:
         super().__init__()
         self.plan = plan
-        self._config, self._assemble, self._next = config, assemble, 0
+        self._config, self._update, self._next = config, _Update(plan, assemble, config), 0
         self._stream = plan.stream_fingerprint
         self._reading: grain.DatasetIterator | None = None
 
@@ -212,7 +212,7 @@ class BatchIterator(grain.DatasetIterator):
 
     def layout(self, number: int) -> Layout:
         """Which records this process's rows of batch `number` take, damaged ones included."""
-        return _Update(self.plan, self._assemble, self._config).layout(number)
+        return self._update.layout(number)
 
     def get_state(self) -> dict[str, Any]:
         """Where it is."""
@@ -253,9 +253,9 @@ class BatchIterator(grain.DatasetIterator):
     def _read_from(self, start: int) -> grain.DatasetIterator:
         config = self._config
         stop = self.plan.updates or 2**40
-        dataset = grain.MapDataset.range(start, max(start, stop)).map(_Update(self.plan, self._assemble, config))
         if start >= stop:
             return iter(grain.MapDataset.source([]).to_iter_dataset())
+        dataset = grain.MapDataset.range(start, stop).map(self._update)
         ahead = config.read_ahead if config.threads else 0
         reading = dataset.to_iter_dataset(grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=ahead))
         if config.workers:
@@ -303,13 +303,14 @@ class _Assembler:
         record = np.full(slots, PADDED_RECORD, np.int32)
         picture = self._new_pictures(slots)
         drawn = self._draws(layout)
+        mirrored = np.zeros(slots, bool) if drawn is None else flipped(drawn)
         for line in range(len(record)):
             end = place = 0
             for slot in np.flatnonzero(layout.record[line] != EMPTY):
                 index = int(layout.record[line, slot])
                 chance = None if drawn is None else drawn[line, slot]
                 try:
-                    row = self._source.row(index, chance is not None and bool(flipped(chance[None])[0]))
+                    row = self._source.row(index, bool(mirrored[line, slot]))
                     self._put_picture(picture, (line, place), index, chance)
                 except CorruptRecord:
                     if self._source.on_error == "skip":
@@ -357,17 +358,15 @@ class _Assembler:
             augmented(picture, chance, self._config.normalisation, out=arrays["pixels"][place])
 
     def _draws(self, layout: Layout) -> np.ndarray | None:
-        """What is to happen to every slot's picture, float32 [R, M, K]. Copies of a record have draws of their own."""
+        """What is to happen to the picture of every slot that is used, float32 [R, M, K]. Copies of a record have draws
+        of their own."""
         config = self._config
         if config.augmentation is None:
             return None
-        used = layout.record != EMPTY
-        record, key = layout.record[used], layout.copy[used] * len(self._source) + layout.record[used]
-        located, epoch = self._source.lengths.located[record], layout.epoch[used]
-        rows = neutral_rows(config.picture_size, used.size).reshape(*used.shape, -1)
-        found = rows[used]
-        for number in np.unique(epoch):
-            now = epoch == number
-            found[now] = draws(config.augmentation, config.seed, int(number), key[now], located[now])
-        rows[used] = found
+        rows = np.zeros((*layout.record.shape, len(Column)), np.float32)
+        for epoch in np.unique(layout.epoch[layout.record != EMPTY]):
+            now = layout.epoch == epoch  # EMPTY where a slot is not used
+            record = layout.record[now]
+            key, located = layout.copy[now] * len(self._source) + record, self._source.lengths.located[record]
+            rows[now] = draws(config.augmentation, config.seed, int(epoch), key, located)
         return rows

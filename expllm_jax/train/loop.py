@@ -243,7 +243,7 @@ def _training_batches(
     normalisation: str,
 ) -> BatchIterator:
     packing = with_row_costs(config.packing, model, picture_size, encoded=features is not None)
-    # A CPU does it sixteen times faster one picture at a time; an accelerator's host has better things to do.
+    # A CPU does it over ten times faster one picture at a time; an accelerator's host has better things to do.
     where = {"auto": "host" if jax.default_backend() == "cpu" else "device"}.get(config.augment, config.augment)
     return batches(
         source,
