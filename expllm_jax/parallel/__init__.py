@@ -3,6 +3,7 @@
 Everything that depends on the number or kind of devices is decided here; the models only name their axes.
 """
 
+from expllm_jax.parallel.accelerators import ACCELERATORS, Accelerator, accelerator_of
 from expllm_jax.parallel.attention import attention
 from expllm_jax.parallel.cpu_attention import SAVED as SAVED_ATTENTION
 from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
@@ -22,12 +23,15 @@ from expllm_jax.parallel.sharding import (
 from expllm_jax.parallel.splash_attention import splash_attention, splash_fits
 
 __all__ = [
+    "ACCELERATORS",
     "ACTIVATION_RULES",
     "LOGICAL_AXES",
     "MESH_AXES",
     "PARAM_RULES",
     "SAVED_ATTENTION",
+    "Accelerator",
     "MeshConfig",
+    "accelerator_of",
     "activation_spec",
     "attention",
     "batch_sharding",

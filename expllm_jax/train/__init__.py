@@ -5,7 +5,7 @@
 """
 
 from expllm_jax.train.features import extract_features
-from expllm_jax.train.loop import FREE_FIELDS, TrainConfig, TrainResult, train
+from expllm_jax.train.loop import TrainResult, train
 from expllm_jax.train.metrics import METRICS, TENSORBOARD, MetricsLog, read_metrics
 from expllm_jax.train.optimizer import Optimizer, OptimizerConfig, build_optimizer, decay_mask
 from expllm_jax.train.progress import Progress, duration
@@ -13,6 +13,7 @@ from expllm_jax.train.row_costs import with_row_costs
 from expllm_jax.train.skipped import SKIPPED
 from expllm_jax.train.state import TrainState, create_state, state_shardings
 from expllm_jax.train.step import make_eval_step, make_train_step
+from expllm_jax.train.train_config import FREE_FIELDS, TrainConfig
 from expllm_jax.train.validation import Validation
 
 __all__ = [

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,86 +14,18 @@ import numpy as np
 
 from expllm_jax.checkpoints import Checkpointer, save_frozen
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import PAPER_TRAINABLE, ExpLLMConfig, ModelDef, Params, check_image_tokens, merge, select
-from expllm_jax.parallel import MeshConfig, make_mesh, shard_params
-from expllm_jax.records import (
-    PADDED_RECORD,
-    AugmentConfig,
-    BatchConfig,
-    BatchIterator,
-    PackingConfig,
-    RowSource,
-    batches,
-    order_of,
-)
-from expllm_jax.train.metrics import MetricsLog
-from expllm_jax.train.optimizer import OptimizerConfig, build_optimizer
-from expllm_jax.train.progress import Progress
+from expllm_jax.models import ExpLLMConfig, ModelDef, Params, check_image_tokens, merge, select
+from expllm_jax.parallel import make_mesh, shard_params
+from expllm_jax.records import PADDED_RECORD, BatchConfig, BatchIterator, RowSource, batches, order_of
+from expllm_jax.train.optimizer import build_optimizer
 from expllm_jax.train.row_costs import with_row_costs
+from expllm_jax.train.run_log import RunLog, record_ids
+from expllm_jax.train.same_run import FORMAT, check_same_run, run_facts
 from expllm_jax.train.skipped import SkippedRecords
 from expllm_jax.train.state import TrainState, create_state
 from expllm_jax.train.step import make_train_step
+from expllm_jax.train.train_config import TrainConfig
 from expllm_jax.train.validation import Validation, device_batch
-
-FORMAT = 1
-"""Version of what a checkpoint's `meta` says."""
-
-AUGMENT_ON = ("off", "host", "device", "auto")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """One training run. Give `steps` or `epochs`."""
-
-    steps: int = 0  # updates; 0: as many as `epochs` take
-    epochs: int = 0  # passes over the records; 0: until `steps`
-    batch: int = 32  # records per update, over all devices
-    accumulate: int = 1  # parts that a batch is computed in, one after the other; divides batch
-    row_length: int = 0  # tokens of a row without packing; 0: the longest row, rounded up to a multiple of 16
-    packing: PackingConfig = PackingConfig()  # several records in a row
-    augment: str = "off"  # "off"; "host", by its threads; "device", in the step; "auto", where it is faster
-    augmentation: AugmentConfig = AugmentConfig()  # what is done to pictures if `augment` is not off
-    seed: int = 0  # of the order of the records and of dropout; 0 to 2³² - 1
-    trainable: tuple[str, ...] = PAPER_TRAINABLE  # regular expressions on parameter paths; what none matches is frozen
-    optimizer: OptimizerConfig = OptimizerConfig()
-    mesh: MeshConfig = MeshConfig()
-    threads: int = 2  # that read, decode and augment ahead, of each process
-    workers: int = 0  # processes that do so, each with its threads; 0: the trainer's own
-    log_every: int = 1  # updates between lines of metrics.jsonl
-    checkpoint_every: int = 100  # updates between checkpoints; the last one is always saved
-    keep: int = 2  # newest checkpoints that stay
-    validate_every: int = 0  # updates between measurements of the validation loss; 0: none
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "trainable", tuple(self.trainable))
-        for name, smallest in (
-            ("steps", 0), ("epochs", 0), ("batch", 1), ("accumulate", 1), ("row_length", 0), ("seed", 0),
-            ("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("validate_every", 0), ("threads", 0),
-            ("workers", 0),
-        ):  # fmt: skip
-            if getattr(self, name) < smallest:
-                raise ExpllmError(f"{name} is {getattr(self, name)}", f"use {smallest} or more")
-        if (self.steps > 0) == (self.epochs > 0):
-            raise ExpllmError(f"steps is {self.steps} and epochs is {self.epochs}", "set exactly one of them")
-        if self.batch % self.accumulate:
-            raise ExpllmError(f"a batch of {self.batch} does not divide into {self.accumulate} parts", "change either")
-        if self.augment not in AUGMENT_ON:
-            raise ExpllmError(f"augment is {self.augment!r}", f"use one of: {', '.join(AUGMENT_ON)}")
-        if self.seed >= 2**32:
-            raise ExpllmError(f"seed is {self.seed}", "use 0 to 4294967295")
-        if not self.trainable:
-            raise ExpllmError("trainable is empty, so nothing would train", 'name paths, for example "projector/.*"')
-
-    def total_steps(self, source: RowSource) -> int:
-        """Updates of the whole run over the records of `source`; an incomplete last batch is left out."""
-        return self.steps or order_of(source).items_per_epoch * self.epochs // self.batch
-
-
-# Fields that change what is written when and computed where, but not what is learnt: a run may go on with others.
-# Another packing keeps the records of every update, but for its window, which is compared.
-FREE_FIELDS = (
-    "log_every", "checkpoint_every", "keep", "validate_every", "mesh", "packing", "threads", "workers", "augment"
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +90,11 @@ def train(
         model = merge(graphdef, {**state.params, **frozen}).config
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         data = _training_batches(config, source, total, model, shards, features, picture_size, normalisation)
-        facts = _facts(config, graphdef, total, {"records": len(source), **(identity or {})})
+        facts = run_facts(config, graphdef, total, {"records": len(source), **(identity or {})})
         facts["frozen"] = save_frozen(run_dir, frozen) if frozen else ""
         start = checkpointer.latest_step or 0
         if start:
-            _check_same_run(run_dir, checkpointer.load_meta(), facts)
+            check_same_run(run_dir, checkpointer.load_meta(), facts)
             state = checkpointer.restore(state, data)
         if start >= total:
             return TrainResult(state, start, None)
@@ -181,7 +111,7 @@ def train(
         if validation is not None and config.validate_every:
             validate = Validation(graphdef, *validation, batch=config.batch, mesh=mesh, picture_size=picture_size,
                                   normalisation=normalisation)  # fmt: skip
-        log = _Log(config, run_dir, start, total, source, stream)
+        log = RunLog(config, run_dir, start, total, source, stream)
         skipped = SkippedRecords(run_dir, source, start) if source.on_error == "skip" else None
         try:
             for step in range(start + 1, total + 1):
@@ -219,7 +149,7 @@ def _check_pictures(model: ExpLLMConfig, batch: Mapping[str, np.ndarray], source
         tokens = down * across
     record_BM = batch["record"].reshape(len(batch["tokens"]), -1)
     pictures_B = np.sum(record_BM != PADDED_RECORD, 1)
-    name = lambda row: f"the row of {' and '.join(_ids(source, record_BM[row]))}"  # noqa: E731
+    name = lambda row: f"the row of {' and '.join(record_ids(source, record_BM[row]))}"  # noqa: E731
     check_image_tokens(model, batch["tokens"], pictures_B, tokens, name)
 
 
@@ -266,94 +196,3 @@ def _training_batches(
         ),
         features,
     )
-
-
-def _facts(config: TrainConfig, graphdef: ModelDef, total: int, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything a run's result depends on, to be compared when it goes on."""
-    fixed = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE_FIELDS}
-    fixed["packing.window"] = config.packing.window if config.packing.on else 1  # of packing, it alone moves records
-    model = hashlib.sha256("\n".join(graphdef.paths).encode()).hexdigest()
-    facts = {"config": fixed, "model": model, "total_steps": total, "identity": dict(identity)}
-    return json.loads(json.dumps(facts))  # tuples become lists, as they will be when read back
-
-
-def _check_same_run(run_dir: Path, meta: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    if meta.get("format") != FORMAT:
-        raise ExpllmError(f"the checkpoints in {run_dir} are of format {meta.get('format')}", "use another run folder")
-    before, now = dict(_flat(meta["run"])), dict(_flat(facts))
-    changed = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise ExpllmError(
-            f"{run_dir} holds a run with other settings: {'; '.join(changed)}",
-            "repeat the settings to go on with it, or choose another run folder",
-        )
-
-
-def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(tree, Mapping):
-        yield path, tree
-        return
-    for key, value in tree.items():
-        yield from _flat(value, f"{path}.{key}" if path else key)
-
-
-class _Log:
-    """Fetches the metrics of one update at a time and tells them to the file, TensorBoard and the progress line."""
-
-    def __init__(
-        self, config: TrainConfig, run_dir: Path, start: int, total: int, source: RowSource, stream: TextIO | None
-    ) -> None:
-        self._config, self._source, self._total = config, source, total
-        self._metrics = MetricsLog(run_dir, start)
-        batch = config.batch
-        self._progress = Progress(total * batch, "training", "records", done=start * batch, stream=stream)
-        self._first, self._began = start + 1, time.monotonic()
-        self.pending: tuple[int, Mapping[str, jax.Array], np.ndarray, float] | None = None
-        self.loss: float | None = None
-
-    def finish_pending(self) -> None:
-        """Waits for the pending update's metrics, checks them and writes them down."""
-        if self.pending is None:
-            return
-        step, metrics, records, waited = self.pending
-        self.pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            raise ExpllmError(
-                f"update {step}: the loss is {values['loss']}, the gradient norm {values['grad_norm']}; "
-                f"its records are {', '.join(_ids(self._source, records))}",
-                "lower the learning rate, or check these records; the last checkpoint is from before",
-            )
-        self.loss = values["loss"]
-        done = step * self._config.batch
-        if step == self._first:
-            self._progress.begin(done)  # the first update waited for the compiler
-        self._progress.update(
-            done,
-            f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}",
-            shown=f"{step}/{self._total}",
-        )
-        if step % self._config.log_every == 0 or step == self._total:
-            timing = {
-                "records_per_second": self._progress.rate,
-                "seconds": time.monotonic() - self._began,
-                "data_wait": waited,
-            }
-            self._metrics.write(step, {**values, **timing})
-
-    def write_validation(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line of the validation split."""
-        self._metrics.write(step, values)
-
-    def close(self) -> None:
-        """Ends the progress line and closes the files."""
-        self._progress.close()
-        self._metrics.close()
-
-
-def _ids(source: RowSource, records: Sequence[int] | np.ndarray) -> list[str]:
-    return [source.id(int(index)) for index in np.ravel(records) if index != PADDED_RECORD]
