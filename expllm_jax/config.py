@@ -37,7 +37,7 @@ CONFIG_FOLDER = (
     else Path(sysconfig.get_path("data"), "share", "expllm_jax", "configs")  # where a wheel puts them
 )
 TOKENIZERS = ("sentencepiece", "smollm2")
-TOWER_WEIGHTS = ("dinov2-s",)
+TOWER_WEIGHTS = ("random", "dinov2-s")
 DECODER_WEIGHTS = ("random", "smollm2")
 # Pre-trained weights → the shape they have, and the fields that must agree with it.
 _TOWERS = {"dinov2-s": vit_s14()}
@@ -67,10 +67,10 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class WeightsConfig:
-    """Where training starts. The tower is always DINOv2's."""
+    """Where training starts."""
 
-    # An asset's name; or the path of weights that `expllm weights import` reads (a Hugging Face folder, GGUF, ...), or
-    # of a folder that it wrote.
+    # "random"; an asset's name; or the path of weights that `expllm weights import` reads (a Hugging Face folder, GGUF,
+    # ...), or of a folder that it wrote.
     vision: str = "dinov2-s"
     decoder: str = "random"  # "random", the asset "smollm2", or such a path
     # The path of a whole model, projector and adapters included: the released ExpLLM, an export, an import. The other

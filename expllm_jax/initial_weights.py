@@ -13,7 +13,7 @@ from expllm_jax.assets import asset_path
 from expllm_jax.config import DECODER_WEIGHTS, TOKENIZERS, TOWER_WEIGHTS, Experiment
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import AbstractParams, ExpLLMConfig, ModelDef, Params, abstract, init, to_int8
-from expllm_jax.parallel import param_shardings, shard_params
+from expllm_jax.parallel import param_shardings
 from expllm_jax.weight_sources import open_weights
 from expllm_jax.weights import TensorFile, load_params
 from expllm_jax.weights.naming import Source, sources_of
@@ -46,16 +46,16 @@ def initial_params(experiment: Experiment, model: ExpLLMConfig, mesh: Mesh) -> t
     if experiment.weights.model:
         given = _pretrained("model", experiment.weights.model, full, shapes, shardings)
     else:
-        given = _pretrained("vision", experiment.weights.vision, full, shapes, shardings)
-        if experiment.weights.decoder != "random":
-            given |= _pretrained("decoder", experiment.weights.decoder, full, shapes, shardings)
+        given = {}
+        for part in ("vision", "decoder"):
+            if (source := getattr(experiment.weights, part)) != "random":
+                given |= _pretrained(part, source, full, shapes, shardings)
     for part in ADAPTED:
         if getattr(experiment.weights, f"{part}_adapter"):
             files, table = _opened_adapter(part, experiment, model)
             wanted = {source.path: shapes[source.path] for source in table.values()}
             given |= load_params(files, table, wanted, shardings=shardings).params
-    graphdef, fresh = init(model, experiment.train.seed, without=given.keys())
-    fresh = shard_params(fresh, mesh)
+    graphdef, fresh = init(model, experiment.train.seed, without=given.keys(), shardings=shardings)
     return graphdef, {path: fresh[path] if path in fresh else given[path] for path in graphdef.paths}
 
 

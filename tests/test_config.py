@@ -43,10 +43,17 @@ def test_a_shipped_experiment_resolves_to_its_golden_copy(name):
 
 
 @pytest.mark.parametrize("name", experiment_names())
-def test_a_shipped_experiment_is_feasible_and_named_as_its_file(name):
+def test_a_shipped_experiment_is_feasible_and_named_as_its_file(name, monkeypatch):
     experiment = load_experiment(name)
     assert experiment.name == name and experiment.about and "\n" not in experiment.about
+    monkeypatch.setattr(stages, "check_weights", lambda experiment: None)  # of 7B, which nobody ships
     stages.check_feasible(experiment)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExpllmError, match="weights.vision is weights/dinov2-large, which does not exist"):
+        stages.check_feasible(load_experiment("expllm_7b_rafdb"))
 
 
 @pytest.mark.parametrize("name", experiment_names())

@@ -74,11 +74,18 @@ def abstract(config: Buildable) -> tuple[ModelDef, AbstractParams]:
     return found[0], {path: shapes[path] for path in found[0].paths}
 
 
-def init(config: Buildable, seed: int = 0, *, without: Collection[str] = ()) -> tuple[ModelDef, Params]:
+def init(
+    config: Buildable,
+    seed: int = 0,
+    *,
+    without: Collection[str] = (),
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+) -> tuple[ModelDef, Params]:
     """The definition and fresh parameters, which are a function of the configuration and `seed` alone.
 
     Those at the paths `without`, for which the caller has pre-trained values, are neither drawn nor returned; the
-    others are the same as ever.
+    others are the same as ever. With `shardings` of (at least) all others, every device draws its own share, so that a
+    model larger than a device is made where it will lie; the values are the same.
     """
     graphdef, _ = abstract(config)
     wanted = [path for path in graphdef.paths if path not in without]
@@ -87,7 +94,8 @@ def init(config: Buildable, seed: int = 0, *, without: Collection[str] = ()) -> 
         params = split(config.build(nnx.Rngs(key)))[1]
         return {path: params[path] for path in wanted}
 
-    params = jax.jit(draw)(jax.random.key(seed))
+    placed = {} if shardings is None else {"out_shardings": {path: shardings[path] for path in wanted}}
+    params = jax.jit(draw, **placed)(jax.random.key(seed))
     return graphdef, {path: params[path] for path in wanted}
 
 

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import itertools
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from expllm_jax.records.manifest import Manifest, ShardFile
 from expllm_jax.records.rows import EncodedRow
 from expllm_jax.records.shards import ON_ERROR, ShardReader
 from expllm_jax.records.writing import stored_encoder
+
+_LOOKS = 64  # files whose sizes are asked for at a time
 
 _AGAIN = "fetch or build the records again, or go on without what is damaged (--on-error skip)"
 
@@ -73,7 +76,8 @@ class RecordSource:
         self._index = SplitIndex(folder, split, summary.records, sha256=summary.index_sha256 if check else "")
         self._keep_rows = keep_rows
         self._rows: dict[tuple[int, bool], EncodedRow] = {}
-        self._readers: dict[int, ShardReader] = {}  # by shard
+        self._readers: dict[int, ShardReader] = {}  # by shard, the one opened first first
+        self._most_open = _most_open()
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._last = threading.local()
@@ -154,12 +158,10 @@ class RecordSource:
 
     def _check_files(self) -> None:
         """Finds files that are missing or cut off, before anything is read."""
-        for number, shard in enumerate(self._shards):
-            try:
-                found = (self.folder / shard.name).stat().st_size
-                problem = "" if found == shard.bytes else f"has {found:,} bytes, the manifest says {shard.bytes:,}"
-            except OSError as error:
-                problem = f"cannot be read ({error.strerror})"
+        # Side by side: in a mounted bucket each look takes long, and a large set has thousands of shards.
+        with ThreadPoolExecutor(_LOOKS) as threads:
+            problems = list(threads.map(self._file_problem, self._shards))
+        for number, (shard, problem) in enumerate(zip(self._shards, problems, strict=True)):
             if not problem:
                 continue
             if self.on_error != "skip":
@@ -167,6 +169,14 @@ class RecordSource:
             self._damaged[number] = f"{shard.name} {problem}"
             for index in range(self._ends[number] - shard.records, self._ends[number]):
                 self._skip(index, self._damaged[number])
+
+    def _file_problem(self, shard: ShardFile) -> str:
+        """What is wrong with the size of a shard's file; "" if nothing."""
+        try:
+            found = (self.folder / shard.name).stat().st_size
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        return "" if found == shard.bytes else f"has {found:,} bytes, the manifest says {shard.bytes:,}"
 
     def _stored(self, index: int) -> StoredRecord:
         index = self._checked(index)
@@ -184,6 +194,8 @@ class RecordSource:
             with self._lock:
                 reader = self._readers.get(number)
                 if reader is None:
+                    if len(self._readers) >= self._most_open:  # closed by the last thread that still reads from it
+                        del self._readers[next(iter(self._readers))]
                     reader = self._readers[number] = ShardReader(self.folder / self._shards[number].name)
         return reader
 
@@ -191,6 +203,12 @@ class RecordSource:
         with self._lock:
             if index not in self._skipped:
                 self._skipped[index] = SkippedRecord(index, self.id(index), reason)
+
+
+def _most_open() -> int:
+    """Readers that may be open at a time, each of which holds a file: half of what the process may hold."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**16 if files == resource.RLIM_INFINITY else max(16, files // 2)
 
 
 def _reopened(folder: Path, split: str, manifest: Manifest, keep_rows: bool, on_error: str) -> RecordSource:

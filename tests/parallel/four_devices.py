@@ -11,8 +11,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np  # noqa: E402
 
 from expllm_jax.errors import ExpllmError  # noqa: E402
-from expllm_jax.models import PAPER_TRAINABLE, merge, select  # noqa: E402
-from expllm_jax.parallel import MeshConfig, batch_sharding, make_mesh, shard_params  # noqa: E402
+from expllm_jax.models import PAPER_TRAINABLE, abstract, init, merge, select  # noqa: E402
+from expllm_jax.parallel import MeshConfig, batch_sharding, make_mesh, param_shardings, shard_params  # noqa: E402
 from tests.models.sizes import WHOLE, changed, random_params  # noqa: E402
 
 CONFIG = changed(WHOLE, vision_layers=())
@@ -60,6 +60,12 @@ def main() -> None:
             "shard_fraction": held,
             "expected_fraction": fraction,
         }
+    shardings = param_shardings(abstract(CONFIG)[1], make_mesh(MeshConfig(1, 2, 2)))
+    whole, drawn = init(CONFIG, 5)[1], init(CONFIG, 5, shardings=shardings)[1]
+    report["init_where_it_lies"] = {
+        "equal": all(np.array_equal(whole[path], drawn[path]) for path in whole),
+        "placed": all(drawn[path].sharding == shardings[path] for path in whole),
+    }
     try:
         loss(*select(params, PAPER_TRAINABLE), batch)
     except ExpllmError as error:

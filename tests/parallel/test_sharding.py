@@ -119,6 +119,7 @@ def test_four_devices_compute_what_one_does():
         assert found["gradient_difference"] < 1e-4, shape
         # what the table promises: the largest kernel really lies in parts
         assert found["shard_fraction"] == pytest.approx(found["expected_fraction"]), shape
+    assert report["init_where_it_lies"] == {"equal": True, "placed": True}
     assert "no mesh" in report["without_mesh"]
 
 

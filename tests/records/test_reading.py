@@ -135,6 +135,17 @@ def test_a_source_travels_to_other_processes_and_serves_threads(sharded):
     assert len(pickle.dumps(source)) < 10_000  # no arrays travel
 
 
+def test_a_set_of_more_files_than_may_be_open_is_read_by_closing_some(sharded, monkeypatch):
+    whole = open_records(sharded, "train")
+    monkeypatch.setattr("expllm_jax.records.reading._most_open", lambda: 2)
+    source = open_records(sharded, "train")
+    indices = np.random.default_rng(0).integers(0, RECORDS, 200).tolist()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(source.picture, indices))
+    assert found == [whole.picture(index) for index in indices]
+    assert len(source._readers) == 2 < len(shard_files(sharded))
+
+
 def readable(source) -> list[bool]:
     """Which records are as they were written; anything but the right bytes or CorruptRecord fails."""
     whole = []
