@@ -3,7 +3,7 @@
 Every number is that of the released script (`scripts/train_rafdb.sh`), and Hugging Face's default where it is silent:
 effective batch 128, AdamW at 5e-4 with cosine to 0 and 3 % warm-up, weight decay 0.05, adapters of rank 8 on q and v of
 both towers, label records three times and reasoning records once an epoch, "description, then label" in the latter.
-What is known to differ: the script begins from a face multi-task checkpoint without a recipe (`expllm_7b_faces` is ours,
+What is known to differ: it begins from a face multi-task checkpoint without a recipe (`expllm_7b_faces` is ours,
 whose export can be weights.model); 12,271 x 4 records give 7,669 updates, where it dropped each epoch's last and made
 7,660; mirrored pictures get mirrored texts; the wording of the questions is ours (`template`).
 
