@@ -103,9 +103,15 @@ expllm_train_command() {
 
 # Prints the words as one line that a shell reads back as the same words.
 expllm_quote() { # WORDS...
-    local line
-    printf -v line ' %q' "$@"
-    printf '%s\n' "${line# }"
+    local word separator=""
+    for word in "$@"; do
+        case "$word" in
+            "" | *[!A-Za-z0-9_./:=@%+,-]*) word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
+        esac
+        printf '%s%s' "$separator" "$word"
+        separator=" "
+    done
+    printf '\n'
 }
 
 # Runs the command, or in a dry run prints it.

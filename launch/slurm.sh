@@ -110,9 +110,9 @@ trap 'signalled=yes' TERM
 JOB
     for option in ${all_prepare[@]+"${all_prepare[@]}"}; do printf '%s || exit 2\n' "$option"; done
     for option in ${all_env[@]+"${all_env[@]}"}; do
-        printf 'export %s=%q\n' "${option%%=*}" "${option#*=}"
+        printf 'export %s=%s\n' "${option%%=*}" "$(expllm_quote "${option#*=}")"
     done
-    printf 'cd %q || exit 2\n\n' "$expllm_root"
+    printf 'cd -- %s || exit 2\n\n' "$(expllm_quote "$expllm_root")"
     printf 'seen=(%s)\n' "$(expllm_quote "$script" "$expllm")"
     printf 'run=(%s)\n' "$(expllm_quote "$expllm" "${train_command[@]}")"
     cat << 'JOB'
