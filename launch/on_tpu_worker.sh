@@ -5,7 +5,7 @@
 #   on_tpu_worker.sh mount BUCKET FOLDER         mounts the bucket with gcsfuse, unless it is mounted
 #   on_tpu_worker.sh start NAME COMMAND...       starts the command, unless the run is going on; does not wait for it
 #   on_tpu_worker.sh stop NAME                   asks the run to save and end, and waits for it
-#   on_tpu_worker.sh follow NAME                 shows the log until the run has ended; ends with its exit status
+#   on_tpu_worker.sh follow NAME                 shows the log until the run has ended; ends with its exit status (130: stopped)
 #
 # While the run (or anything that it started) lives, it holds a lock on ~/expllm/NAME/lock, so that it never runs twice.
 set -euo pipefail
@@ -43,7 +43,7 @@ case "$task" in
             exit
         fi
         shift 2
-        rm -f -- "$folder/status"
+        rm -f -- "$folder/status" "$folder/stopped"
         # The shell outlives a TERM that is sent to the whole group, and writes down how the run ended.
         # shellcheck disable=SC2016
         setsid nohup bash -c '
@@ -57,6 +57,7 @@ case "$task" in
         ;;
     stop)
         if is_running; then
+            touch "$folder/stopped"
             kill -TERM -- "-$(cat "$folder/pid")" 2> /dev/null || true
             if ! flock -w 300 "$folder/lock" true; then
                 expllm_fail "the run did not end within 300 s" "see $folder/log.txt on $(hostname)"
@@ -68,6 +69,7 @@ case "$task" in
         flock "$folder/lock" true
         sleep 1 # the last lines
         kill "$!"
+        if [ -e "$folder/stopped" ]; then exit 130; fi
         exit "$(cat "$folder/status" 2> /dev/null || echo 1)"
         ;;
     *) expllm_fail "on_tpu_worker.sh has no task '$task'" "see its first lines" ;;

@@ -285,15 +285,17 @@ while :; do
     obtain
     start_or_attach
     if [ -z "$follow$until_done" ]; then break; fi
-    if follow_run; then
+    status=0
+    follow_run || status=$?
+    if [ "$status" -eq 0 ]; then
         if [ -z "$dry_run" ]; then expllm_say "the run is complete; --delete gives the TPUs back"; fi
         break
     fi
     state="$(resource_state)" || exit $?
-    expllm_say "the run ended or the connection broke; $name is $state; the same command goes on"
-    # Taken away, and to be had again: anything else is a failure that would only repeat itself.
-    case "$until_done:$state" in
-        yes:SUSPEND*) ;;
+    expllm_say "the run ended, or the connection to it, with status $status; $name is $state; the same command goes on"
+    # Taken away (143: the run was told so, and has saved; 255: the connection broke). Anything else would only repeat itself.
+    case "$until_done:$status:$state" in
+        yes:143:* | yes:255:* | yes:*:SUSPEND*) sleep "$poll" ;;
         *) exit 1 ;;
     esac
 done
