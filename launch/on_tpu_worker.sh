@@ -66,9 +66,10 @@ case "$task" in
         ;;
     follow)
         tail -n 200 -F "$folder/log.txt" 2> /dev/null &
+        # shellcheck disable=SC2064
+        trap "kill $!" EXIT
         flock "$folder/lock" true
         sleep 1 # the last lines
-        kill "$!"
         if [ -e "$folder/stopped" ]; then exit 130; fi
         exit "$(cat "$folder/status" 2> /dev/null || echo 1)"
         ;;

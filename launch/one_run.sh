@@ -18,13 +18,17 @@ expllm_help() {
 
 # The flags are named without their dashes: those with a value, those without, and those with a value that may be repeated.
 expllm_parse() { # VALUES SWITCHES LISTS ARGUMENTS...
-    local values=" out accelerator name $1 " switches=" dry-run $2 " lists=" set $3 " flag variable
+    local values=" out accelerator name $1 " switches=" dry-run $2 " lists=" set $3 " flag variable joined
     shift 3
     while [ $# -gt 0 ]; do
+        joined=""
         case "$1" in
             --) shift && train_extra=("$@") && break ;;
             -h | --help) expllm_help ;;
-            --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+            --*=*)
+                set -- "${1%%=*}" "${1#*=}" "${@:2}"
+                joined=yes
+                ;;
             --*) ;;
             -*) expllm_fail "there is no flag $1" "see $0 --help" ;;
             *)
@@ -49,8 +53,8 @@ expllm_parse() { # VALUES SWITCHES LISTS ARGUMENTS...
             *" $flag "*) ;;
             *) expllm_fail "there is no flag --$flag" "see $0 --help" ;;
         esac
-        case "${2-}" in
-            "" | --*) expllm_fail "--$flag has no value" "write --$flag VALUE; see $0 --help" ;;
+        case "$joined${2-}" in
+            "" | yes | --*) expllm_fail "--$flag has no value" "write --$flag VALUE; see $0 --help" ;;
         esac
         case "$lists" in
             *" $flag "*) eval "all_$variable+=(\"\$2\")" ;;

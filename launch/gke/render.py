@@ -48,7 +48,9 @@ def render(template: str, values: dict[str, object]) -> str:
         condition = comment.removeprefix("only with ") if comment.startswith("only with ") else None
         if not body.strip() or (condition and not values[condition]):
             continue
-        lines.append(re.sub(r"\{(\w+)\}", lambda found: json.dumps(values[found[1]], ensure_ascii=False), body.rstrip()))
+        lines.append(
+            re.sub(r"\{(\w+)\}", lambda found: json.dumps(values[found[1]], ensure_ascii=False), body.rstrip())
+        )
     return "\n".join(lines) + "\n"
 
 
