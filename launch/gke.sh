@@ -99,6 +99,7 @@ print_manifest() {
     if [ -n "$queue" ]; then values+=("jobset_labels.kueue.x-k8s.io/queue-name=$queue"); fi
     for word in ${all_label[@]+"${all_label[@]}"}; do values+=("labels.$word" "jobset_labels.$word"); done
     # Kubernetes reads $(NAME) in an argument as a variable, and $$ as a $.
+    # shellcheck disable=SC2001,SC2016
     for word in "${train_command[@]}"; do values+=("args+=$(sed 's/\$(/$$(/g' <<< "$word")"); done
     for word in ${all_env[@]+"${all_env[@]}"}; do values+=("env@=$word"); done
     python3 "$expllm_root/launch/gke/render.py" "$expllm_root/launch/gke/jobset.yaml" "${values[@]}"

@@ -127,8 +127,8 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per
         fi
     done' seen "${seen[@]}" || exit 2
 
-# Each process sees all GPUs of its node and takes the one with its own number on the node (jax.distributed). When one
-# process ends badly the others cannot go on: Slurm ends them.
+# Each process sees all GPUs of its node and takes its share of them. When one process ends badly the others cannot go on:
+# Slurm ends them.
 JOB
     # shellcheck disable=SC2016
     printf 'srun%s --kill-on-bad-exit=1 "${run[@]}" &\n' \

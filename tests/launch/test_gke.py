@@ -58,7 +58,8 @@ def test_every_flag_arrives_in_the_manifest(cluster):
     found = manifest(
         cluster, *BUCKET, "--slices", "2", "--name", "run-1", "--namespace", "team", "--queue", "q", "--spot",
         "--priority-class", "high", "--reservation", "r", "--service-account", "s", "--label", "k=v",
-        "--env", "A=1 'x'", "--max-restarts", "7", "--grace", "99", "--mount", "/mnt/expllm", "--set", AWKWARD, "--", "--on-error", "skip",
+        "--env", "A=1 'x'", "--max-restarts", "7", "--grace", "99", "--mount", "/mnt/expllm",
+        "--set", AWKWARD, "--", "--on-error", "skip",
     )  # fmt: skip
     assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert found["metadata"]["name"] == "run-1"

@@ -53,10 +53,9 @@ def directives(script: str) -> dict[str, str]:
 def test_every_flag_arrives_in_the_job(cluster):
     told = cluster.run(
         "slurm.sh", "tiny", "--out", "/shared/my runs/a", "--accelerator", "h100", "--nodes", "4",
-        "--gpus-per-node", "h100:8", "--cpus-per-task", "6", "--mem", "64G", "--time", "12:00:00", "--partition", "p", "--account", "acc",
-        "--qos", "q",
-        "--constraint", "a&b", "--reservation", "r", "--exclusive", "--sbatch=--exclude=n7",
-        "--prepare", "module load x",
+        "--gpus-per-node", "h100:8", "--cpus-per-task", "6", "--mem", "64G", "--time", "12:00:00", "--partition", "p",
+        "--account", "acc", "--qos", "q", "--constraint", "a&b", "--reservation", "r", "--exclusive",
+        "--sbatch=--exclude=n7", "--prepare", "module load x",
         "--env", "A=1 'x'", "--save-before", "200", "--set", AWKWARD, "--dry-run", "--", "--on-error", "skip",
     ).stdout  # fmt: skip
     assert directives(told) == {
