@@ -53,8 +53,8 @@ expllm_parse() { # VALUES SWITCHES LISTS ARGUMENTS...
             *" $flag "*) ;;
             *) expllm_fail "there is no flag --$flag" "see $0 --help" ;;
         esac
-        case "$joined${2-}" in
-            "" | yes | --*) expllm_fail "--$flag has no value" "write --$flag VALUE; see $0 --help" ;;
+        case "$joined:${2-}" in
+            : | yes: | :--*) expllm_fail "--$flag has no value" "write --$flag VALUE; see $0 --help" ;;
         esac
         case "$lists" in
             *" $flag "*) eval "all_$variable+=(\"\$2\")" ;;
