@@ -87,7 +87,7 @@ print_job() {
     printf '#SBATCH %s\n' "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$tasks_per_node"
     for option in "gpus-per-node=$gpus_per_node" "cpus-per-task=$cpus_per_task" "mem=$mem" "time=$time" \
         "partition=$partition" "account=$account" "qos=$qos" "constraint=$constraint" "reservation=$reservation"; do
-        if [ -n "${option#*=}" ]; then printf '#SBATCH --%s\n' "$(expllm_quote "$option")"; fi
+        if [ -n "${option#*=}" ]; then printf '#SBATCH --%s=%s\n' "${option%%=*}" "$(expllm_quote "${option#*=}")"; fi
     done
     if [ -n "$exclusive" ]; then printf '#SBATCH --exclusive\n'; fi
     for option in ${all_sbatch[@]+"${all_sbatch[@]}"}; do printf '#SBATCH %s\n' "$option"; done
