@@ -98,7 +98,11 @@ def test_the_packaged_assets_are_not_dependencies():
     assert not {asset.package for asset in assets.ASSETS.values()} & set(read_lock("parity"))
 
 
-@pytest.mark.parametrize("script", ["launch/demo.sh", "launch/test.sh", ".ci/run"])
+SCRIPTS = "launch/demo.sh launch/test.sh launch/install.sh launch/tpu_vm.sh launch/on_tpu_worker.sh launch/gke.sh"
+SCRIPTS += " launch/slurm.sh tests/launch/one_node_slurm.sh tests/launch/slurm_run.sh .ci/run"
+
+
+@pytest.mark.parametrize("script", SCRIPTS.split())
 def test_scripts_are_executable_and_parse(script):
     path = ROOT / script
     assert path.stat().st_mode & 0o111
