@@ -75,6 +75,8 @@ _BITS = {
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLED_LISTS = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+# Other lines within a computation are attributes that hold several, such as a kernel's notes.
+_INSTRUCTION = re.compile(r"^  (ROOT )?%[\w.\-]+ = ")
 _REMEDY = "this build of libtpu writes it differently: report it with the program's text"
 
 
@@ -111,14 +113,11 @@ class _Program:
         )
         current: dict[str, _Instruction] | None = None
         for line in text.splitlines():
-            if current is None:
-                if found := _COMPUTATION.match(line):
-                    name = found[2]
-                    current = self.computations[name] = {}
-                    self.entry = name if found[1] else self.entry
-            elif line.startswith("}"):
-                current = None
-            elif line.strip():
+            if found := _COMPUTATION.match(line):
+                name = found[2]
+                current = self.computations[name] = {}
+                self.entry = name if found[1] else self.entry
+            elif current is not None and _INSTRUCTION.match(line):
                 instruction = _parse(name, line)
                 current[instruction.name] = instruction
         if not self.entry:
@@ -163,9 +162,7 @@ class _Program:
 def _parse(computation: str, line: str) -> _Instruction:
     text = line.strip()
     root = text.startswith("ROOT ")
-    name, equals, rest = text.removeprefix("ROOT ").partition(" = ")
-    if not equals:
-        raise ExpllmError(f"the program's line {text[:120]!r} is no instruction", _REMEDY)
+    name, _, rest = text.removeprefix("ROOT ").partition(" = ")
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     type_, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")
