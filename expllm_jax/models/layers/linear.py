@@ -22,7 +22,7 @@ class Linear(nnx.Module):
     along the first axis. The adapter is computed in float32 whatever the compute dtype is; its result is cast back.
     The kernel starts with standard deviation init_std, or 1 / sqrt(inputs) if that is 0. With base "int8" it is stored
     as int8 beside a float32 `kernel_scale` of every output, is frozen, and y = (x @ kernel) * kernel_scale + ....
-    `path` is the layer's, or the end of it, in `parallel.PARAM_RULES`: its kernel is gather_stored by it before it is used.
+    `path` is the layer's, or the end of it, in `parallel.PARAM_RULES`: kernel and adapter are gathered by it.
     """
 
     def __init__(
