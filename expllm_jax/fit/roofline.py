@@ -90,7 +90,7 @@ def update_bytes(
       picture_size: pixels a side.
       mesh: sizes of `data`, `fsdp` and `tensor`.
     """
-    trainable, shapes = set(trainable), abstract(config)[1]
+    training, shapes = set(trainable), abstract(config)[1]
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     devices_of_rows = mesh["data"] * fsdp
     decoder, vision = config.decoder, config.vision
@@ -106,7 +106,7 @@ def update_bytes(
     for prefix, (part, tokens, split_width) in towers.items():
         size = jnp.dtype(part.dtype).itemsize
         # The tower runs backward only if something in it trains; the decoder always passes a gradient down.
-        backward = prefix != "vision/" or any(path.startswith(prefix) for path in trainable)
+        backward = prefix != "vision/" or any(path.startswith(prefix) for path in training)
         again = backward and getattr(part, "remat", "none") not in ("none", "dots")
         passes = 1 + backward + again
         weights = sum(
@@ -116,5 +116,5 @@ def update_bytes(
         if prefix != "projector/":
             per_token = 2 * part.width + split_width / tensor
             total += 2 * passes * part.depth * tokens / devices_of_rows * per_token * size
-    trained = sum(leaf.size for path, leaf in shapes.items() if path in trainable)
+    trained = sum(leaf.size for path, leaf in shapes.items() if path in training)
     return total + 28.0 * trained / (fsdp * tensor)

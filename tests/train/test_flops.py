@@ -109,8 +109,8 @@ SMALL = ExpLLMConfig(
     decoder_lora=LoRAConfig(rank=1, targets=("v",)),
     image_token=11,
 )
-# Multiply-adds by hand. Tower, 4 patches and CLS: q k v o 4 x 4 each, fc1 and fc2 4 x 8 each, 5 keys of 2 x 4; the patch
-# embedding 12 x 4. Projector: 4 x 6, then 6 x 6, 4 tokens. Decoder: q o 6 x 4 each, k v 6 x 2 each, 3 x 6 x 5.
+# Multiply-adds by hand. Tower, 4 patches and CLS: q k v o 4 x 4 each, fc1 and fc2 4 x 8 each, 5 keys of 2 x 4; the
+# patch embedding 12 x 4. Projector: 4 x 6, then 6 x 6, 4 tokens. Decoder: q o 6 x 4 each, k v 6 x 2 each, 3 x 6 x 5.
 BLOCK, TOWER_KEYS, EMBED = 5 * (4 * 16 + 2 * 32), 5 * 5 * 8, 4 * 48
 LAYER, KEYS, HEAD = 2 * 24 + 2 * 12 + 3 * 30, 2 * 4, 66
 WORK = Work(rows=1, tokens=7, keys=20, pictures=2, supervised=3)
