@@ -114,7 +114,8 @@ class Generator:
     def __init__(self, graphdef: ModelDef, params: Params) -> None:
         self._graphdef, self._params = graphdef, params
         self._config = merge(graphdef, params).config
-        self._weights = _decoding_weights(graphdef, params) if jax.default_backend() == "cpu" else None
+        self._by_slot = jax.default_backend() == "cpu"
+        self._weights = _decoding_weights(graphdef, params) if self._by_slot else None
 
     def __call__(
         self,
@@ -151,9 +152,11 @@ class Generator:
             features = features[:, None]
         shape = (0, 0) if features is None else features.shape[1:3]
         check_image_tokens(self._config, prompts.tokens_BT, *shape, lambda row: f"prompt {row}")
-        turn, row = _prefill(self._graphdef, self._params, prompts, features, max_new_tokens, pad)
-        advance = functools.partial(
-            _advance,
+        turn, row = prefill(
+            self._graphdef, self._params, prompts, features, max_new_tokens, pad, by_slot=self._by_slot
+        )
+        onwards = functools.partial(
+            advance,
             self._graphdef,
             self._params,
             self._weights,
@@ -165,9 +168,9 @@ class Generator:
             top_p=sampling.top_p,
         )
         if stop is None:
-            turn = advance(turn=turn, until=max_new_tokens)
+            turn = onwards(turn=turn, until=max_new_tokens)
         else:
-            turn = _with_stops(advance, turn, stop, max_new_tokens)
+            turn = _with_stops(onwards, turn, stop, max_new_tokens)
         tokens, lengths, ended = map(np.array, (turn.out_BG, turn.lengths_B, turn.ended_B))
         tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = pad
         return Generated(tokens, lengths, ~ended)
@@ -203,16 +206,22 @@ def _decoding_weights(graphdef: ModelDef, params: Params) -> DecodingWeights:
     return decoding_weights(merge(graphdef, params).decoder)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "pad"))
-def _prefill(
+@functools.partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "pad", "by_slot"))
+def prefill(
     graphdef: ModelDef,
     params: Params,
     prompts: Prompts,
     features_BMND: jax.Array | None,
     max_new_tokens: int,
     pad: int,
+    *,
+    by_slot: bool,
 ) -> tuple[_Turn, _Row]:
-    """Runs the prompts: the state before the first generated token."""
+    """Runs the prompts: the state before the first generated token.
+
+    `by_slot` lays the cache out as `decode_token` wants it, for a loop on CPUs. It is said rather than looked up, so
+    that a computer can also compile what another one will run.
+    """
     model: ExpLLM = merge(graphdef, params)
     tokens_BT, positions_BT, segments_BT = map(jnp.asarray, prompts)
     B, T = tokens_BT.shape
@@ -237,13 +246,13 @@ def _prefill(
         jnp.zeros(B, bool),
         jnp.full((B, max_new_tokens), pad, jnp.int32),
         jnp.zeros(B, jnp.int32),
-        SlotCache.of(cache) if jax.default_backend() == "cpu" else cache,
+        SlotCache.of(cache) if by_slot else cache,
     )
     return turn, _Row(jnp.take_along_axis(positions_BT, last_B[:, None], 1)[:, 0], segments_BS)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "eos", "pad", "temperature", "top_p"), donate_argnames="turn")
-def _advance(
+def advance(
     graphdef: ModelDef,
     params: Params,
     weights: DecodingWeights | None,
@@ -257,7 +266,10 @@ def _advance(
     temperature: float,
     top_p: float,
 ) -> _Turn:
-    """Generates until every row has ended or `until` tokens are made; can be called again to go on."""
+    """Generates until every row has ended or `until` tokens are made; can be called again to go on.
+
+    `weights` are given if and only if the cache is laid out by slot.
+    """
     model: ExpLLM = merge(graphdef, params)
     prompt_tokens = row.segments_BS.shape[1] - turn.out_BG.shape[1]
 
@@ -274,7 +286,7 @@ def _advance(
         h_B1E, cache = model.decoder(x_B1E, position_B[:, None], mask_B1S, turn.cache, slot)
         return model.logits(h_B1E)[:, 0], cache
 
-    def advance(turn: _Turn) -> _Turn:
+    def one_more(turn: _Turn) -> _Turn:
         key = jax.random.fold_in(jax.random.key(seed), turn.made)
         token_B = jnp.where(turn.ended_B, pad, _choose(turn.logits_BV, key, temperature, top_p))
         logits_BV, cache = next_scores(token_B, turn)
@@ -287,16 +299,16 @@ def _advance(
             cache,
         )
 
-    return jax.lax.while_loop(unfinished, advance, turn)
+    return jax.lax.while_loop(unfinished, one_more, turn)
 
 
-def _with_stops(advance: Callable[..., _Turn], turn: _Turn, stop: Stop, most: int) -> _Turn:
+def _with_stops(onwards: Callable[..., _Turn], turn: _Turn, stop: Stop, most: int) -> _Turn:
     """Advances in stretches, after each of which rows that now hold a stop text are ended where it is complete."""
     looked = 0
     while looked < most and not bool(jnp.all(turn.ended_B)):
         before = np.asarray(turn.ended_B)  # the turn itself is donated
         until = min(most, looked + stop.every)
-        turn = advance(turn=turn, until=until)
+        turn = onwards(turn=turn, until=until)
         tokens, lengths, ended = map(np.array, (turn.out_BG, turn.lengths_B, turn.ended_B))
         for row in np.flatnonzero(~before):
             end = stop.end(tokens[row, : lengths[row]].tolist(), looked)
