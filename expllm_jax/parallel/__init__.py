@@ -6,6 +6,14 @@ Everything that depends on the number or kind of devices is decided here; the mo
 from expllm_jax.parallel.accelerators import ACCELERATORS, Accelerator, accelerator_of
 from expllm_jax.parallel.attention import attention
 from expllm_jax.parallel.cpu_attention import SAVED as SAVED_ATTENTION
+from expllm_jax.parallel.distributed import (
+    DistributedConfig,
+    barrier,
+    is_first,
+    process_count,
+    process_id,
+    start_distributed,
+)
 from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
 from expllm_jax.parallel.sharding import (
     ACTIVATION_RULES,
@@ -30,18 +38,24 @@ __all__ = [
     "PARAM_RULES",
     "SAVED_ATTENTION",
     "Accelerator",
+    "DistributedConfig",
     "MeshConfig",
     "accelerator_of",
     "activation_spec",
     "attention",
+    "barrier",
     "batch_sharding",
     "constrain",
+    "is_first",
     "logical_axes",
     "make_mesh",
     "param_shardings",
     "partition_spec",
+    "process_count",
+    "process_id",
     "shard_params",
     "shards",
     "splash_attention",
     "splash_fits",
+    "start_distributed",
 ]
