@@ -83,8 +83,6 @@ class BatchConfig:
             (not (self.epochs and self.updates), "epochs and updates are both set", "set one of them"),
             (self.partial in ("drop", "pad"), f"partial is {self.partial!r}", 'use "drop" or "pad"'),
             (self.partial == "drop" or self.epochs > 0, 'partial is "pad" but the epochs never end', "set epochs"),
-            (self.partial == "drop" or not self.packing.on, 'partial is "pad" and packing.on is true',
-             "evaluate without packing"),
             (self.row_length >= 0, f"row_length is {self.row_length}", "use 0 (the longest row) or more"),
             (not (self.row_length and self.packing.on), "row_length is set, and packing.on is true",
              "set packing.row_length instead"),
