@@ -32,6 +32,7 @@ from expllm_jax.checkpoints.contents import (
     saved_like,
 )
 from expllm_jax.checkpoints.orbax_errors import explained, may_be_damage, reason_of, silence_orbax
+from expllm_jax.checkpoints.places import absolute
 from expllm_jax.errors import ExpllmError
 from expllm_jax.parallel import barrier, is_first, process_count
 
@@ -112,7 +113,7 @@ class Checkpointer:
             )
         with explained(f"checkpoints cannot be kept in {self.folder}", "choose a run folder that can be written"):
             self._orbax = ocp.training.Checkpointer(
-                _absolute(self.folder),
+                absolute(self.folder),
                 context=context,
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=create,  # what a killed save left behind
@@ -345,8 +346,3 @@ def _loss(metrics: Any) -> float:
 def _on_first_device(tree: Any) -> Any:
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=first), tree)
-
-
-def _absolute(folder: epath.Path) -> epath.Path:
-    """Orbax asks for an absolute path; one with a scheme is."""
-    return folder if "://" in os.fspath(folder) else epath.Path(os.path.abspath(folder))
