@@ -129,7 +129,8 @@ class ResumePoint:
     """Sees the update that a run goes on after: it writes metrics.jsonl anew, cut back to there, before it compiles."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._run_dir, self._before = run_dir, self._identity()
+        self._run_dir = run_dir
+        self._before = self._identity()
         self.step: int | None = None
 
     def look(self) -> None:
@@ -222,6 +223,7 @@ def flip_a_bit(checkpoint: Path, draw: random.Random) -> None:
 def disturbed_run(campaign: Campaign, number: int, kinds: list[str], seed: int) -> list[Event]:
     """One run with its events, one start each, and the start that finishes it."""
     draw, run_dir = random.Random(f"{seed}/{number}"), campaign.folder / f"run-{number}"
+    shutil.rmtree(run_dir, ignore_errors=True)  # of an earlier campaign in the same folder
     shutil.copytree(campaign.folder / "undisturbed", run_dir, ignore=shutil.ignore_patterns(*OF_TRAINING))
     events = [Event(number, kind) for kind in kinds]
     end = Event(number, "to the end")

@@ -12,6 +12,7 @@ ones only: no bucket can be reached from them.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -48,6 +49,7 @@ VALIDATION_LOSS = "validation_loss"
 """The metric that tells which checkpoints are best: the lower, the better."""
 
 _STATE, _DATA, _META, _CONTENTS = "state", "data", "meta", "contents"
+_METRICS = "metrics"  # Orbax's own name, of a folder and of the file in it
 _JSON_PARTS = (_DATA, _META, _CONTENTS)
 _WHOLE, _DAMAGED, _FAILED = range(3)
 
@@ -105,6 +107,8 @@ class Checkpointer:
         context = ocp.Context()
         context.checkpointables.registry = registry
         context.asynchronous.timeout_secs = timeout
+        if keep_best:
+            self._drop_unreadable_metrics()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)]
         if keep_best:
@@ -117,6 +121,7 @@ class Checkpointer:
                 context=context,
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=create,  # what a killed save left behind
+                lightweight_initialize=not keep_best,  # without it, every checkpoint's metrics are read
             )
         if not create and self.latest_step is None:
             self.close()
@@ -300,6 +305,17 @@ class Checkpointer:
         parts = self._orbax.load_checkpointables(step, dict.fromkeys(_JSON_PARTS))
         check_json_parts(parts[_CONTENTS], parts[_DATA], parts[_META])
         return parts
+
+    def _drop_unreadable_metrics(self) -> None:
+        """One such file would keep Orbax from opening the folder; the state beside it may well be whole."""
+        if is_first():
+            for file in self.folder.glob(f"*/{_METRICS}/{_METRICS}"):
+                try:
+                    json.loads(file.read_text())
+                except ValueError:
+                    file.unlink()
+                    self._say(f"{file} was damaged: that checkpoint no longer counts among the best")
+        barrier("checkpoints have readable metrics", self._timeout)
 
     def _move_aside(self, step: int, reason: str) -> None:
         place = self.folder / DAMAGED / str(step)
