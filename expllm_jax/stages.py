@@ -8,7 +8,7 @@
     folder/export/          the model alone
 
 A stage whose result is there is not done again. A folder belongs to one experiment: asked for another, it is left
-alone.
+alone. Several processes that train together share one folder: the first writes, the others wait and read.
 """
 
 from __future__ import annotations
