@@ -37,6 +37,7 @@ GRACE = 10.0
 """Seconds that a process gets to end by itself, and say why, after another has failed."""
 
 _SAY_EVERY = 15.0  # seconds between two words about who is missing
+_HELLO = 5.0  # seconds that one who calls gets to say who it is
 _LONGEST = 1 << 20  # bytes of a message
 
 
@@ -127,7 +128,8 @@ class RollCall:
     def _follow(self) -> None:
         """Ends this process some time after another failed: the main thread may wait for it inside a computation."""
         self._failed.wait()
-        time.sleep(GRACE)
+        # Without process 0 there is no service of JAX's, whose client ends the program with a stack trace at once.
+        time.sleep(GRACE if self.place.process_id == 0 or self.failure is None or self.failure.process else 0)
         if self._leaving:
             return
         print(f"expllm: error: {self.place_name()}: {self.failure}", file=sys.stderr)
@@ -189,7 +191,7 @@ def _ask(place: Place, own: Mapping[str, Any], seconds: float, say: Say) -> Roll
                     say(f"start: waiting for process {missing} of {place.processes} at {place.coordinator}")
                 listener.settimeout(min(1.0, end - now))
                 with contextlib.suppress(TimeoutError):
-                    line = _Line(listener.accept()[0], 5.0)
+                    line = _Line(listener.accept()[0], _HELLO)
                     _enter(line, own, present, lines)
     except ExpllmError as error:
         for line in lines.values():
@@ -199,7 +201,7 @@ def _ask(place: Place, own: Mapping[str, Any], seconds: float, say: Say) -> Roll
         raise
     except OSError as error:
         raise ExpllmError(
-            f"process 0 cannot listen on port {port} ({error.strerror or error})",
+            f"process 0 cannot listen on port {port} ({os.strerror(error.errno) if error.errno else error})",
             "choose another port, or end what uses it: perhaps a second process 0",
         ) from error
     hosts = [str(present[number]["host"]) for number in range(place.processes)]
@@ -231,7 +233,8 @@ def _enter(line: _Line, own: Mapping[str, Any], present: dict[int, Mapping[str, 
         problem = f"{name} runs {_shown(versions)}, process 0 {_shown(own['versions'])}"
         remedy = "install the same versions on every host"
     if problem:
-        line.send({"problem": problem, "remedy": remedy})
+        with contextlib.suppress(OSError):
+            line.send({"problem": problem, "remedy": remedy})
         line.close()
         raise ExpllmError(problem, remedy)
     present[number], lines[number] = came, line  # type: ignore[assignment]
@@ -307,12 +310,15 @@ class _Line:
 
     def is_closed(self) -> bool:
         """Whether the other side has hung up; only where no answer is under way."""
+        self._socket.setblocking(False)  # MSG_DONTWAIT alone would wait: Python keeps to the time-out
         try:
-            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
             return True
+        finally:
+            self.wait(_HELLO)
 
     def close(self) -> None:
         self._file.close()
