@@ -107,8 +107,7 @@ class Checkpointer:
         context = ocp.Context()
         context.checkpointables.registry = registry
         context.asynchronous.timeout_secs = timeout
-        if keep_best:
-            self._drop_unreadable_metrics()
+        self._drop_unreadable_metrics()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep)]
         if keep_best:
@@ -121,7 +120,6 @@ class Checkpointer:
                 context=context,
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=create,  # what a killed save left behind
-                lightweight_initialize=not keep_best,  # without it, every checkpoint's metrics are read
             )
         if not create and self.latest_step is None:
             self.close()
@@ -308,7 +306,7 @@ class Checkpointer:
 
     def _drop_unreadable_metrics(self) -> None:
         """One such file would keep Orbax from opening the folder; the state beside it may well be whole."""
-        if is_first():
+        if is_first() and self.folder.is_dir():
             for file in self.folder.glob(f"*/{_METRICS}/{_METRICS}"):
                 try:
                     json.loads(file.read_text())
