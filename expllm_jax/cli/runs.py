@@ -9,6 +9,7 @@ from typing import Any
 
 from expllm_jax.cli.parsing import (
     DEFAULT_RUN,
+    Outcome,
     add_verb,
     experiment_argument,
     placed_arguments,
@@ -34,18 +35,6 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     from expllm_jax.config import load_experiment
     from expllm_jax.parallel import DistributedConfig, is_first, start_distributed, together
 
-<<<<<<< HEAD
-    given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
-    run = stages.open_folder(options.out, load_experiment(options.experiment, given), say, command=options.typed)
-    stages.render_faces(run)
-    stages.build_records(run)
-    try:
-        result = stages.train_model(run)
-    except Preempted as stopped:
-        say(str(stopped))
-        told = {"run": str(run.path), "steps": stopped.step, "stopped": stopped.reason}
-        return Outcome(told, 128 + signal.SIGTERM)  # as a shell says it of a process that SIGTERM ended
-=======
     start_distributed(
         DistributedConfig(options.coordinator, options.processes, options.process_id, options.start_timeout), say
     )
