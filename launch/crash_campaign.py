@@ -7,10 +7,11 @@
 
 One run of an experiment is left alone. Others begin from the same records and are killed at random moments (SIGKILL at
 start-up, between updates and while a checkpoint is being written), told to stop (SIGTERM), given a disk that is full,
-and robbed of their newest checkpoint, or of one bit of it. After each event the same command is given again. In the end
-every run must have the undisturbed one's losses and parameters, bit for bit, each update's line exactly once, and must
-never have redone more updates than it may: none after SIGTERM; after a kill those of one interval, and those that it
-made while a checkpoint was being written; one interval more where its newest checkpoint was taken or damaged.
+and robbed of their newest checkpoint, or of one bit of it. One run is of two processes, one of which is killed. After
+each event the same command is given again. In the end every run must have the undisturbed one's losses and parameters,
+bit for bit, each update's line exactly once, and must never have redone more updates than it may: none after SIGTERM;
+after a kill those of one interval, and those that it made while a checkpoint was being written; one interval more where
+its newest checkpoint was taken or damaged.
 
 A full disk is played by a limit on the size of files (RLIMIT_FSIZE), which needs no rights and fails in the same
 places. Prints a table, or JSON with --json; the exit status is 1 if anything deviates.
@@ -19,6 +20,7 @@ places. Prints a table, or JSON with --json; the exit status is 1 if anything de
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +28,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,7 +46,7 @@ PATIENCE = 300.0  # seconds for one start; beyond them the run counts as stuck
 STATUS_STOPPED, STATUS_ERROR = 143, 2
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Event:
     """One disturbance and what became of it."""
 
@@ -64,7 +67,7 @@ class Deviation(Exception):
     """A run did what it must not."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Campaign:
     """What all runs of the campaign share."""
 
@@ -72,11 +75,25 @@ class Campaign:
     experiment: str
     steps: int
     interval: int
+    ranks: int = 1
 
-    def start(self, run_dir: Path, largest_file: int | None = None) -> subprocess.Popen[bytes]:
-        """`expllm train` in a process group of its own; `largest_file` in bytes is what its disk has room for."""
+    @property
+    def undisturbed(self) -> Path:
+        return self.folder / f"undisturbed-{self.ranks}"
+
+    def start(self, run_dir: Path, largest_file: int | None = None) -> Ranks:
+        """`expllm train` in as many processes as there are ranks; `largest_file` in bytes is what the disk has room
+        for."""
+        address = f"127.0.0.1:{free_port()}"
+        several = [["--coordinator", address, "--processes", str(self.ranks), "--process-id", str(rank)]
+                   for rank in range(self.ranks)]  # fmt: skip
+        started = [self._process(run_dir, several[rank] if self.ranks > 1 else [], largest_file)
+                   for rank in range(self.ranks)]  # fmt: skip
+        return Ranks(started)
+
+    def _process(self, run_dir: Path, place: list[str], largest_file: int | None) -> subprocess.Popen[bytes]:
         settings = {"steps": self.steps, "checkpoint_every": self.interval, "log_every": 1}
-        command = [sys.executable, "-m", "expllm_jax.cli", "train", self.experiment, "--out", str(run_dir)]
+        command = [sys.executable, "-m", "expllm_jax.cli", "train", self.experiment, "--out", str(run_dir), *place]
         for key, value in settings.items():
             command += ["--set", f"train.{key}={value}"]
         environment = os.environ | {
@@ -99,6 +116,34 @@ class Campaign:
     def tail(self, run_dir: Path) -> str:
         """The last words of a run, for a report."""
         return (run_dir.parent / f"{run_dir.name}.log").read_text(errors="replace")[-600:]
+
+
+class Ranks:
+    """The processes of one start, each in a group of its own."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        self._processes = processes
+
+    def poll(self) -> int | None:
+        """None while one is running; then 0 or the first status that is not."""
+        statuses = [process.poll() for process in self._processes]
+        return None if None in statuses else next((status for status in statuses if status), 0)
+
+    def send(self, number: signal.Signals, rank: int = 0) -> None:
+        self._processes[rank].send_signal(number)
+
+    def kill(self) -> None:
+        """Ends all of them and what they started."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
 
 
 def losses_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -144,7 +189,7 @@ class ResumePoint:
             return None
 
 
-def until(child: subprocess.Popen[bytes], happened: Callable[[], bool], resume: ResumePoint) -> bool:
+def until(child: Ranks, happened: Callable[[], bool], resume: ResumePoint) -> bool:
     """Waits for the moment; False if the process ended before it. Raises Deviation if neither comes."""
     ends = time.monotonic() + PATIENCE
     while time.monotonic() < ends:
@@ -154,8 +199,7 @@ def until(child: subprocess.Popen[bytes], happened: Callable[[], bool], resume: 
         if happened():
             return True
         time.sleep(0.001)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    child.kill()
     raise Deviation(f"it did nothing for {PATIENCE:g} s")
 
 
@@ -181,10 +225,9 @@ def disturb(campaign: Campaign, run_dir: Path, event: Event, draw: random.Random
         if until(child, moment, resume):
             time.sleep(draw.uniform(0, 0.03))
             number = signal.SIGTERM if event.kind == "SIGTERM" else signal.SIGKILL
-            os.kill(child.pid, number)
-            until(child, lambda: False, resume)
-            if number == signal.SIGKILL:
-                kill_rest(child)
+            child.send(number, draw.randrange(campaign.ranks))
+            until(child, lambda: False, resume)  # the other ranks have to end by themselves
+            child.kill()  # workers that a killed trainer leaves behind
     resume.look()
     event.update, saved = max(last_update(run_dir), 0), saved_steps(run_dir)
     ends_well = {"SIGTERM": (0, STATUS_STOPPED), "full disk": (0, STATUS_ERROR)}.get(event.kind, (0, -signal.SIGKILL))
@@ -204,14 +247,6 @@ def disturb(campaign: Campaign, run_dir: Path, event: Event, draw: random.Random
     return resume.step
 
 
-def kill_rest(child: subprocess.Popen[bytes]) -> None:
-    """Ends what a killed trainer leaves behind, such as its workers."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
 def flip_a_bit(checkpoint: Path, draw: random.Random) -> None:
     """In the file with the arrays: the largest."""
     file = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -224,7 +259,7 @@ def disturbed_run(campaign: Campaign, number: int, kinds: list[str], seed: int) 
     """One run with its events, one start each, and the start that finishes it."""
     draw, run_dir = random.Random(f"{seed}/{number}"), campaign.folder / f"run-{number}"
     shutil.rmtree(run_dir, ignore_errors=True)  # of an earlier campaign in the same folder
-    shutil.copytree(campaign.folder / "undisturbed", run_dir, ignore=shutil.ignore_patterns(*OF_TRAINING))
+    shutil.copytree(campaign.undisturbed, run_dir, ignore=shutil.ignore_patterns(*OF_TRAINING))
     events = [Event(number, kind) for kind in kinds]
     end = Event(number, "to the end")
     waiting: list[Event] = []  # events whose consequence the next start that goes on will show
@@ -235,8 +270,8 @@ def disturbed_run(campaign: Campaign, number: int, kinds: list[str], seed: int) 
                 until(child, lambda: False, resume)
                 resume.look()
                 resumed = resume.step
-                if child.returncode:
-                    raise Deviation(f"it ended with status {child.returncode}: {campaign.tail(run_dir)}")
+                if child.poll():
+                    raise Deviation(f"it ended with status {child.poll()}: {campaign.tail(run_dir)}")
             else:
                 resumed = disturb(campaign, run_dir, event, draw)
             if resumed is not None:
@@ -251,6 +286,7 @@ def disturbed_run(campaign: Campaign, number: int, kinds: list[str], seed: int) 
         end.wrong = differs(campaign, run_dir)
     except Deviation as deviation:
         event.wrong = str(deviation)
+        return [*events, end][: [*events, end].index(event) + 1]
     return [*events, end]
 
 
@@ -258,7 +294,7 @@ def differs(campaign: Campaign, run_dir: Path) -> str:
     """What in a finished run is not as in the undisturbed one; "" if nothing."""
     from expllm_jax.checkpoints import Checkpointer, params_fingerprint
 
-    found, expected = losses_of(run_dir), losses_of(campaign.folder / "undisturbed")
+    found, expected = losses_of(run_dir), losses_of(campaign.undisturbed)
     steps = [line["step"] for line in found]
     if steps != list(range(1, campaign.steps + 1)):
         return f"metrics.jsonl has updates {steps[:3]}…{steps[-3:]}, {len(steps)} lines for {campaign.steps} updates"
@@ -267,7 +303,7 @@ def differs(campaign: Campaign, run_dir: Path) -> str:
             if mine[key] != other[key]:
                 return f"update {mine['step']}: {key} is {mine[key]!r}, undisturbed {other[key]!r}"
     prints = []
-    for folder in (run_dir, campaign.folder / "undisturbed"):
+    for folder in (run_dir, campaign.undisturbed):
         with Checkpointer(folder, create=False) as checkpointer:
             prints.append(params_fingerprint(checkpointer.load_params(campaign.steps)))
     return "" if prints[0] == prints[1] else f"the parameters are {prints[0][:12]}, undisturbed {prints[1][:12]}"
@@ -290,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="updates of a run (default: 60)")
     parser.add_argument("--interval", type=int, default=5, help="updates between checkpoints (default: 5)")
     parser.add_argument("--folder", type=Path, help="where the runs go, and stay (default: removed afterwards)")
+    parser.add_argument("--one-rank", action="store_true", help="leave out the run of two processes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
@@ -299,14 +336,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_campaign(campaign: Campaign, options: argparse.Namespace) -> int:
-    began, undisturbed = time.monotonic(), campaign.folder / "undisturbed"
-    child = campaign.start(undisturbed)
-    if child.wait() != 0:
-        print(f"the undisturbed run ended with status {child.returncode}: {campaign.tail(undisturbed)}")
-        return 1
-    kinds = plan(options.kills, options.per_run, random.Random(options.seed))
+    began, draw = time.monotonic(), random.Random(options.seed)
+    kinds = [(campaign, run) for run in plan(options.kills, options.per_run, draw)]
+    if not options.one_rank:
+        two = dataclasses.replace(campaign, ranks=2)
+        kinds += [(two, [draw.choice(KILLS) for _ in range(max(2, options.kills // 10))])]
+    for alone in dict.fromkeys(disturbed for disturbed, _ in kinds):
+        child = alone.start(alone.undisturbed)
+        until(child, lambda: False, ResumePoint(alone.undisturbed))
+        if child.poll() != 0:
+            print(f"the undisturbed run ended with status {child.poll()}: {alone.tail(alone.undisturbed)}")
+            return 1
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = pool.map(lambda job: disturbed_run(campaign, job[0], job[1], options.seed), enumerate(kinds))
+        runs = pool.map(lambda job: disturbed_run(job[1][0], job[0], job[1][1], options.seed), enumerate(kinds))
         events = [event for run in runs for event in run]
     wrong = [event for event in events if event.wrong]
     seconds = time.monotonic() - began
