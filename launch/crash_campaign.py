@@ -255,11 +255,16 @@ def flip_a_bit(checkpoint: Path, draw: random.Random) -> None:
     file.write_bytes(content)
 
 
+def copy_inputs(finished: Path, run_dir: Path) -> None:
+    """Makes `run_dir` a run that has its records, and has not trained."""
+    shutil.rmtree(run_dir, ignore_errors=True)  # of an earlier campaign in the same folder
+    shutil.copytree(finished, run_dir, ignore=shutil.ignore_patterns(*OF_TRAINING))
+
+
 def disturbed_run(campaign: Campaign, number: int, kinds: list[str], seed: int) -> list[Event]:
     """One run with its events, one start each, and the start that finishes it."""
     draw, run_dir = random.Random(f"{seed}/{number}"), campaign.folder / f"run-{number}"
-    shutil.rmtree(run_dir, ignore_errors=True)  # of an earlier campaign in the same folder
-    shutil.copytree(campaign.undisturbed, run_dir, ignore=shutil.ignore_patterns(*OF_TRAINING))
+    copy_inputs(campaign.undisturbed, run_dir)
     events = [Event(number, kind) for kind in kinds]
     end = Event(number, "to the end")
     waiting: list[Event] = []  # events whose consequence the next start that goes on will show
@@ -342,6 +347,8 @@ def run_campaign(campaign: Campaign, options: argparse.Namespace) -> int:
         two = dataclasses.replace(campaign, ranks=2)
         kinds += [(two, [draw.choice(KILLS) for _ in range(max(2, options.kills // 10))])]
     for alone in dict.fromkeys(disturbed for disturbed, _ in kinds):
+        if alone.ranks > 1:
+            copy_inputs(campaign.undisturbed, alone.undisturbed)
         child = alone.start(alone.undisturbed)
         until(child, lambda: False, ResumePoint(alone.undisturbed))
         if child.poll() != 0:
