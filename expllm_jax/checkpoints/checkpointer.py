@@ -172,7 +172,9 @@ class Checkpointer:
         with explained(f"the last checkpoint cannot be written to {self.folder}", "make room on the disk"):
             self._orbax.wait()
 
-    def restore_newest(self, like: State, data: Position) -> tuple[State, dict[str, Any], int]:
+    def restore_newest(
+        self, like: State, data: Position, *, check: Callable[[dict[str, Any]], None] | None = None
+    ) -> tuple[State, dict[str, Any], int]:
         """(state, meta, step) of the newest checkpoint that is whole; `data` is moved to where it was then.
 
         Newer ones that are damaged are moved to `checkpoints/damaged/STEP` (a second one of that name to STEP-2, and so
@@ -181,6 +183,7 @@ class Checkpointer:
         Args:
           like: see `restore`.
           data: a fresh iterator over the same records.
+          check: is given `meta` before arrays are read, and raises ExpllmError if the run is another one.
 
         Raises:
           ExpllmError: none is whole, they are of another model, they cannot be read for another reason (rights, memory,
@@ -189,7 +192,7 @@ class Checkpointer:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             with self._reading(step):
-                outcome, found = self._attempt(step, like)
+                outcome, found = self._attempt(step, like, check or (lambda meta: None))
             if outcome == _WHOLE:
                 state, parts = found
                 for moved, reason in damaged.items():
@@ -217,7 +220,7 @@ class Checkpointer:
           ExpllmError: no such checkpoint, damaged files, or (before arrays are read) a state of another model.
         """
         with self._reading(step) as step:
-            state, parts = self._read(step, like)
+            state, parts = self._read(step, like, lambda meta: None)
         data.set_state(parts[_DATA])
         return state
 
@@ -261,14 +264,14 @@ class Checkpointer:
     def __exit__(self, *details: object) -> None:
         self.close()
 
-    def _attempt(self, step: int, like: State) -> tuple[int, Any]:
+    def _attempt(self, step: int, like: State, check: Callable[[dict[str, Any]], None]) -> tuple[int, Any]:
         """(_WHOLE, what `_read` gives) or (_DAMAGED, why), the same of the two in every process.
 
         Raises what `_read` raises if that is no damage.
         """
         outcome, found, failure = _WHOLE, None, None
         try:
-            found = self._read(step, like)
+            found = self._read(step, like, check)
         except Exception as error:
             if isinstance(error, ExpllmError) or not may_be_damage(error):
                 outcome, failure = _FAILED, error
@@ -291,9 +294,10 @@ class Checkpointer:
             raise failure
         return outcome, found
 
-    def _read(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+    def _read(self, step: int, like: State, check: Callable[[dict[str, Any]], None]) -> tuple[State, dict[str, Any]]:
         """(state, JSON parts) of `step`. Raises Damaged, ExpllmError for another model, and whatever Orbax raises."""
         parts = self._json_parts(step)
+        check(parts[_META])
         target = saved_like(parts[_CONTENTS], like, str(self.folder / str(step)))
         state = self._orbax.load_checkpointables(step, {_STATE: target})[_STATE]
         check_leaves(parts[_CONTENTS], leaves_of(state))

@@ -1,8 +1,9 @@
 """What a checkpoint says it holds, written beside its arrays and compared when they are read.
 
-TensorStore checks only its own indices: a bit that flips where the numbers lie may be read as another number (see
-``tests/checkpoints/test_damage.py``). So every leaf's checksum is saved, and those of the two JSON parts. The list also
-names paths, shapes and dtypes, which tells a checkpoint of another model before any array is read.
+TensorStore checks its own indices, and the small arrays that lie in them. Larger ones have no checksum: a bit that
+flips there may be read as another number (``tests/checkpoints/test_damage.py`` shows it). So every leaf's checksum is
+saved, and those of the two JSON parts. The list also names paths, shapes and dtypes, which tells a checkpoint of
+another model before any array is read.
 """
 
 from __future__ import annotations

@@ -112,8 +112,9 @@ def train(
         facts["frozen"] = save_frozen(run_dir, frozen) if frozen else ""
         start = 0
         if checkpointer.latest_step is not None:
-            state, meta, start = checkpointer.restore_newest(state, data)
-            check_same_run(run_dir, meta, facts)
+            state, _, start = checkpointer.restore_newest(
+                state, data, check=lambda meta: check_same_run(run_dir, meta, facts)
+            )
         if start >= total:
             return TrainResult(state, start, None)
 

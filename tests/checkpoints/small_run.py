@@ -26,7 +26,9 @@ class State:
 def make_params(seed: int = 0) -> dict[str, jax.Array]:
     keys = jax.random.split(jax.random.key(seed), 3)
     return {
-        "decoder/blocks/kernel": jax.random.normal(keys[0], (2, 3, 4)),
+        "decoder/blocks/kernel": jax.random.normal(
+            keys[0], (2, 24, 32)
+        ),  # too large to lie in TensorStore's checked nodes
         "decoder/embedding": jax.random.normal(keys[1], (5, 4)).astype(jnp.bfloat16),
         "projector/bias": jax.random.normal(keys[2], (4,)),
     }
