@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(options, f"{where}{error.strerror or error}", "", ExpllmError.exit_status)
     if not isinstance(outcome, Outcome):
         outcome = Outcome(outcome, 0)
-    if options.json:
+    if options.json and not options.quiet:
         print(json.dumps(outcome.told, ensure_ascii=False))
     return outcome.status
 
