@@ -8,13 +8,14 @@
     folder/export/          the model alone
 
 A stage whose result is there is not done again. A folder belongs to one experiment: asked for another, it is left
-alone.
+alone. Several processes that train together share one folder: the first writes, the others wait and read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from expllm_jax import config as configuration
 from expllm_jax.assets import asset_path, cache_dir
@@ -41,7 +43,7 @@ from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
 from expllm_jax.initial_weights import check_weights, initial_params
 from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, select
-from expllm_jax.parallel import make_mesh
+from expllm_jax.parallel import barrier, is_first, make_mesh, process_count, process_hosts
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
@@ -80,6 +82,10 @@ EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
 COMMAND, RENDERED = "command.txt", "experiment.txt"
 FREE_KEYS = ("on_error", "validation", *(f"train.{name}" for name in FREE_FIELDS))
 """Keys that a run may go on with other values of: they change how it is computed, not what it learns."""
+FOR_THE_FIRST = 7 * 24 * 3600.0
+"""Seconds that processes wait while the first one renders faces or builds records. Long: if it ends, so do they."""
+SHARED_DISK_DELAY = 20.0
+"""Seconds after which a file that one process wrote is seen by all, on a network disk that is slow to tell."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +114,24 @@ class RunFolder:
 
 
 def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: Sequence[str] = ()) -> RunFolder:
-    """Makes the folder, or takes it up again if it is this experiment's.
+    """Makes the folder, or takes it up again if it is this experiment's. Several processes open one folder together.
 
     Raises ExpllmError if it cannot be written, holds something else, or another experiment (naming the keys that
-    differ); or, before anything is written, if the experiment cannot succeed on this computer.
+    differ); or, before anything is written, if the experiment cannot succeed on this computer; or if the processes do
+    not see the same folder, or were asked for different experiments.
     """
     path = Path(path)
     check_feasible(experiment)
-    described = configuration.to_json(experiment)
+    if is_first():
+        _open_first(path, experiment, command)
+    barrier("run folder open", FOR_THE_FIRST)
+    if not is_first():
+        _check_shared(path, experiment)
+    return RunFolder(path, experiment, say)
+
+
+def _open_first(path: Path, experiment: Experiment, command: Sequence[str]) -> None:
+    """Makes the folder or takes it up, in the process that writes."""
     file = path / EXPERIMENT
     try:
         taken = file.is_file()
@@ -124,8 +140,7 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
     except OSError as error:
         raise _unwritable(path, error) from error
     if taken:
-        before = configuration.flatten_json(_read_experiment(file))
-        now = configuration.flatten_json(described)
+        before, now = _keys_of(file), _keys_of(experiment)
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         free = tuple(f"{key}." for key in FREE_KEYS)
         differing = [key for key in changed if not f"{key}.".startswith(free)]
@@ -136,15 +151,47 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
                 f"{path} holds another experiment: {shown}{more}",
                 "choose another folder with --out, or repeat its settings",
             )
-        if changed:
-            _describe(path, experiment, command)
-        return RunFolder(path, experiment, say)
+        if not changed:
+            return
     if foreign:
         raise ExpllmError(
             f"{path} is not empty and no run of ours", "choose another folder with --out; it is left as it is"
         )
     _describe(path, experiment, command)
-    return RunFolder(path, experiment, say)
+
+
+def _check_shared(path: Path, experiment: Experiment) -> None:
+    """Raises ExpllmError unless this process sees the experiment that the first one wrote, and was asked for it too."""
+    file, until = path / EXPERIMENT, time.monotonic() + SHARED_DISK_DELAY
+    while not file.is_file():
+        if time.monotonic() > until:
+            raise ExpllmError(
+                f"{file}, which process 0 wrote, is not here", "use a run folder on a disk that all processes share"
+            )
+        time.sleep(0.2)
+    before, now = _keys_of(file), _keys_of(experiment)
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(f"{key} is {before.get(key)} there, {now.get(key)} here" for key in differing[:4])
+        raise ExpllmError(f"process 0 was asked for another experiment: {shown}", "give all processes the same command")
+
+
+def _keys_of(experiment: Experiment | Path) -> dict[str, Any]:
+    """Every key and value of an experiment, or of the file that holds one."""
+    described = _read_experiment(experiment) if isinstance(experiment, Path) else configuration.to_json(experiment)
+    return configuration.flatten_json(described)
+
+
+def _done_by_the_first(stage: Callable[[RunFolder], None]) -> Callable[[RunFolder], None]:
+    """A stage whose files one process writes: the others wait until they are there."""
+
+    @functools.wraps(stage)
+    def done(run: RunFolder) -> None:
+        if is_first():
+            stage(run)
+        barrier(stage.__name__, FOR_THE_FIRST)
+
+    return done
 
 
 def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> None:
@@ -217,6 +264,7 @@ def _unwritable(path: Path, error: OSError) -> ExpllmError:
     )
 
 
+@_done_by_the_first
 def render_faces(run: RunFolder) -> None:
     """Renders the pictures and writes each one's text beside its truth, unless the run has records of its own."""
     if run.experiment.mixture:
@@ -261,6 +309,7 @@ def narrated(annotations: Sequence[Annotation], experiment: Experiment) -> Itera
         )
 
 
+@_done_by_the_first
 def build_records(run: RunFolder) -> None:
     """Tokenises the conversations and writes the records of every split, unless the run has records of its own."""
     if run.experiment.mixture:
@@ -340,10 +389,10 @@ def train_model(run: RunFolder) -> TrainResult:
     model = model_config(experiment, encoder.tokenizer)
     model = dataclasses.replace(model, chained=encoder.config.layout != "branched")
     pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
-    write_model_files(
-        run.path, ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary)
-    )
-    _write(run.path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+    files = ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary)
+    if is_first():
+        write_model_files(run.path, files)
+        _write(run.path / "environment.json", json.dumps(_environment(), indent=2) + "\n")
     mesh = make_mesh(experiment.train.mesh)
     with jax.set_mesh(mesh):
         graphdef, params = initial_params(experiment, model, mesh)
@@ -451,13 +500,22 @@ def split_features(
     run: RunFolder, params: Params, source: RecordSource | MixedRows, name: str, records: str
 ) -> np.ndarray:
     """The frozen tower's tokens of a split, computed once and kept in the run's folder: float16 [R, N, D]. `records` is
-    what its content is known by."""
+    what its content is known by. Every process computes all of them, and the first writes."""
     model = run.experiment.model
+    mesh = make_mesh(run.experiment.train.mesh)
     tower = {path.removeprefix("vision/"): leaf for path, leaf in params.items() if path.startswith("vision/")}
     tower_def, _ = abstract(model.vision)
-    encode = jax.jit(lambda tower, pixels: merge(tower_def, tower)(pixels, layers=model.vision_layers or None))
+    encode = jax.jit(
+        lambda tower, pixels: merge(tower_def, tower)(pixels, layers=model.vision_layers or None),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),  # so that every process can read them
+    )
+
+    def features(pixels: np.ndarray) -> jax.Array:
+        with jax.set_mesh(mesh):
+            return encode(tower, pixels)
+
     return extract_features(
-        lambda pixels: encode(tower, pixels),
+        features,
         source,
         run.path / "features" / f"{name}.npy",
         fingerprint=f"{records} {params_fingerprint(tower)} {model.vision_layers}",
@@ -488,6 +546,8 @@ def _environment() -> dict[str, object]:
         "expllm_jax": version("expllm_jax"),
         **{package: version(package) for package in packages},
         "devices": [str(device) for device in jax.devices()],
+        "processes": process_count(),
+        "hosts": process_hosts(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

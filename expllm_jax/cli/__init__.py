@@ -18,9 +18,6 @@ from expllm_jax.cli import config, data, doctor, engine, runs, weights
 from expllm_jax.cli.parsing import Outcome, one_line
 from expllm_jax.errors import ExpllmError
 
-PREEMPTED = 143
-"""Status of a run that was told to stop and has saved everything, as of any process that SIGTERM ends."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
@@ -40,16 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file that may not be read: no verb can foresee them all
         where = f"{error.filename}: " if error.filename else ""
         return _failed(options, f"{where}{error.strerror or error}", "", ExpllmError.exit_status)
-    except Exception as error:
-        from expllm_jax.checkpoints import Preempted  # takes long to import; where it was raised, it is there
-
-        if not isinstance(error, Preempted):
-            raise
-        print(f"expllm: {error}", file=sys.stderr)
-        outcome = Outcome({"stopped": str(error), "step": error.step}, PREEMPTED)
     if not isinstance(outcome, Outcome):
         outcome = Outcome(outcome, 0)
-    if options.json:
+    if options.json and not options.quiet:
         print(json.dumps(outcome.told, ensure_ascii=False))
     return outcome.status
 

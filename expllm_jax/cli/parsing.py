@@ -31,8 +31,8 @@ def say(text: str) -> None:
 
 
 def show(options: argparse.Namespace, text: str) -> None:
-    """Text for people, unless the caller asked for JSON."""
-    if not options.json:
+    """Text for people, unless the caller asked for JSON or another process shows it."""
+    if not (options.json or options.quiet):
         print(text)
 
 
@@ -42,7 +42,7 @@ def add_verb(
     """Adds one verb. `do` gets the parsed options and returns what `--json` prints, or an `Outcome`."""
     verb = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example: {example}")
     verb.add_argument("--json", action="store_true", help="print one JSON value instead of text")
-    verb.set_defaults(do=do)
+    verb.set_defaults(do=do, quiet=False)  # quiet: another process of the run shows what comes out
     return verb
 
 
@@ -105,6 +105,23 @@ def override_argument(verb: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a key of the experiment; may be repeated",
     )
+
+
+def process_arguments(verb: argparse.ArgumentParser) -> None:
+    """--coordinator, --processes, --process-id and --start-timeout, for a command that several processes run."""
+    several = verb.add_argument_group(
+        "several processes",
+        "The same command runs in every process, on a run folder that all of them see. Slurm (srun), GKE and TPU VMs "
+        "say themselves which processes there are; elsewhere give the first three, or EXPLLM_COORDINATOR, "
+        "EXPLLM_PROCESSES and EXPLLM_PROCESS_ID in the environment.",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0; a port that is free there")
+    several.add_argument("--processes", type=natural, metavar="N", help="how many there are")
+    several.add_argument("--process-id", type=natural, metavar="K", help="which one this is, from 0")
+    several.add_argument(
+        "--start-timeout", type=positive, default=300.0, metavar="SECONDS",
+        help="how long they wait for each other at the start (default: 300)",
+    )  # fmt: skip
 
 
 def run_argument(verb: argparse.ArgumentParser) -> None:

@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from expllm_jax.cli.parsing import DEFAULT_RUN, add_verb, experiment_argument, placed_arguments, run_argument, say, show
+from expllm_jax.cli.parsing import (
+    DEFAULT_RUN,
+    Outcome,
+    add_verb,
+    experiment_argument,
+    placed_arguments,
+    process_arguments,
+    run_argument,
+    say,
+    show,
+)
+
+if TYPE_CHECKING:
+    from expllm_jax.checkpoints import Preempted
 
 
-def _demo(options: argparse.Namespace) -> dict[str, Any]:
+def _demo(options: argparse.Namespace) -> dict[str, Any] | Outcome:
+    from expllm_jax.checkpoints import Preempted
     from expllm_jax.config import load_experiment
     from expllm_jax.demo import run_demo, summary
 
-    result = run_demo(load_experiment(options.experiment, options.set), Path(options.out), say, command=options.typed)
+    experiment = load_experiment(options.experiment, options.set)
+    try:
+        result = run_demo(experiment, Path(options.out), say, command=options.typed)
+    except Preempted as stopped:
+        return _stopped(options, stopped)
     show(options, summary(result))
     return {"folder": str(result.folder), "seconds": round(result.seconds, 1), "metrics": dict(result.metrics.values)}
 
 
-def _train(options: argparse.Namespace) -> dict[str, Any]:
+def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     from expllm_jax import stages
+    from expllm_jax.checkpoints import Preempted
     from expllm_jax.config import load_experiment
+    from expllm_jax.parallel import DistributedConfig, is_first, start_distributed, together
 
-    given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
-    run = stages.open_folder(options.out, load_experiment(options.experiment, given), say, command=options.typed)
-    stages.render_faces(run)
-    stages.build_records(run)
-    result = stages.train_model(run)
+    start_distributed(
+        DistributedConfig(options.coordinator, options.processes, options.process_id, options.start_timeout), say
+    )
+    options.quiet = not is_first()
+    with together():
+        given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
+        run = stages.open_folder(
+            options.out, load_experiment(options.experiment, given), say if is_first() else _unsaid,
+            command=options.typed,
+        )  # fmt: skip
+        stages.render_faces(run)
+        stages.build_records(run)
+        try:
+            result = stages.train_model(run)
+        except Preempted as stopped:
+            return _stopped(options, stopped)
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     show(
         options,
@@ -34,6 +66,17 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         f"next: expllm {'predict PICTURE.jpg' if run.experiment.mixture else 'eval'} --run {run.path}",
     )
     return {"run": str(run.path), "steps": result.steps, "loss": result.loss, "skipped": result.skipped}
+
+
+def _stopped(options: argparse.Namespace, stopped: Preempted) -> Outcome:
+    """Of a run that was told to stop and has saved everything."""
+    say(f"expllm: {stopped}")
+    told = {"run": options.out, "steps": stopped.step, "stopped": stopped.reason}
+    return Outcome(told, 128 + signal.SIGTERM)  # as a shell says it of a process that SIGTERM ended
+
+
+def _unsaid(text: str) -> None:
+    """Said by the first process already."""
 
 
 def _eval(options: argparse.Namespace) -> dict[str, Any]:
@@ -102,6 +145,8 @@ def add(verbs: Any) -> None:
         "--on-error", choices=("raise", "skip"),
         help="what a damaged record does: raise ends the run, skip goes on without it and lists it (default: raise)",
     )  # fmt: skip
+
+    process_arguments(train)
 
     evaluate = add_verb(verbs, "eval", _eval, "score a run on people it never saw", "expllm eval --run runs/a")
     run_argument(evaluate)

@@ -5,14 +5,16 @@ Everything that depends on the number or kind of devices is decided here; the mo
 
 from expllm_jax.parallel.accelerators import ACCELERATORS, Accelerator, accelerator_of
 from expllm_jax.parallel.attention import attention
+from expllm_jax.parallel.cluster import DistributedConfig, Place
 from expllm_jax.parallel.cpu_attention import SAVED as SAVED_ATTENTION
 from expllm_jax.parallel.distributed import (
-    DistributedConfig,
     barrier,
     is_first,
     process_count,
+    process_hosts,
     process_id,
     start_distributed,
+    together,
 )
 from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
 from expllm_jax.parallel.sharding import (
@@ -40,6 +42,7 @@ __all__ = [
     "Accelerator",
     "DistributedConfig",
     "MeshConfig",
+    "Place",
     "accelerator_of",
     "activation_spec",
     "attention",
@@ -52,10 +55,12 @@ __all__ = [
     "param_shardings",
     "partition_spec",
     "process_count",
+    "process_hosts",
     "process_id",
     "shard_params",
     "shards",
     "splash_attention",
     "splash_fits",
     "start_distributed",
+    "together",
 ]

@@ -128,9 +128,16 @@ def shard_params(params: Mapping[str, jax.Array], mesh: Mesh) -> dict[str, jax.A
     return {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
         if isinstance(leaf, jax.ShapeDtypeStruct)
-        else jax.device_put(leaf, shardings[path])
+        else _placed(leaf, shardings[path])
         for path, leaf in params.items()
     }
+
+
+def _placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    # Every process holds the whole and places its own part. `device_put` would first send it around to compare.
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

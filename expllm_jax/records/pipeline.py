@@ -8,8 +8,6 @@ compute ahead. The iterator's state is one number. Grain reads ahead and saves t
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -158,7 +156,7 @@ def batches(
     A picture that is drawn to be flipped comes with the row of its mirrored twin. A damaged record of a source that
     skips such leaves its place empty; which they were shows in `record`.
 
-    `get_state()` gives a small JSON-able dict, `set_state(state)` continues right there; Orbax saves it as `data`.
+    `get_state()` gives a small JSON-able dict, `set_state(state)` continues right there; checkpoints hold it as `data`.
 
     Args:
       source: the records of one split, or a mixture.
@@ -225,18 +223,6 @@ class BatchIterator(grain.DatasetIterator):
             )
         self._close_reading()
         self._next = int(state["next"])
-
-    async def load(self, directory: Any) -> Awaitable[None]:
-        """Orbax's way to restore. The state is the same for every process, so that any one's file serves all."""
-        found = sorted(directory.glob("*.json"))
-        if not found:
-            raise ExpllmError(f"{directory} holds no position of the data", "restore an older checkpoint")
-        state = json.loads(found[0].read_text())
-
-        async def restore() -> None:
-            self.set_state(state)
-
-        return restore()
 
     def close(self) -> None:
         """Ends threads and worker processes."""

@@ -16,10 +16,12 @@ import jax
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.parallel import barrier, is_first
 from expllm_jax.records import normalise, seen_picture
 from expllm_jax.train.progress import Progress
 
 _DTYPE = np.float16
+_TOGETHER = 600.0  # seconds that processes which do the same may be apart
 _REMEDY = "choose a folder that can be written, on a disk with room"
 
 
@@ -46,6 +48,8 @@ def extract_features(
 ) -> np.ndarray:
     """Runs `encode` over the pictures of all records, in order, unless the file is there with this fingerprint already.
 
+    Several processes call it together, for `encode` may need the devices of all; the first one writes.
+
     Args:
       encode: jitted, pixels float32 [B, size, size, 3] (normalised) -> tokens [B, N, D]; B is always `batch`.
       source: the records.
@@ -67,15 +71,29 @@ def extract_features(
         "fingerprint": fingerprint, "records": len(source), "picture_size": picture_size, "resize": source.resize,
         "normalisation": normalisation,
     }  # fmt: skip
-    if _is_current(path, described):
+    current = _is_current(path, described)
+    barrier(f"features looked for: {path.name}", _TOGETHER)  # before the first process writes them
+    if current:
         return np.load(path, mmap_mode="r")
     if not len(source):
         raise ExpllmError(f"there are no records to extract features from for {path}", "check the split")
+    pictures = _pictures(source, batch, picture_size, normalisation)
+    if is_first():
+        _write(lambda partial: _extract(encode, pictures, len(source), partial, batch, stream), path, described)
+    else:
+        with open(os.devnull, "w") as silent:
+            _extract(encode, pictures, len(source), Path(os.devnull), batch, silent)
+    barrier(f"features written: {path.name}", _TOGETHER)
+    return np.load(path, mmap_mode="r")
+
+
+def _write(extract: Callable[[Path], None], path: Path, described: Mapping[str, object]) -> None:
+    """Lets `extract` fill the file, and notes beside it what it holds."""
     partial, note = path.with_name(f".{path.name}.partial"), path.with_suffix(".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)  # from here on until the end, the file does not count as current
-        _extract(encode, _pictures(source, batch, picture_size, normalisation), len(source), partial, batch, stream)
+        extract(partial)
         os.replace(partial, path)
         partial.write_text(json.dumps(described), encoding="utf-8")
         os.replace(partial, note)
@@ -84,7 +102,6 @@ def extract_features(
     finally:
         if path.parent.is_dir():
             partial.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
 
 
 def _is_current(path: Path, described: Mapping[str, object]) -> bool:

@@ -98,7 +98,9 @@ def train(
     _make_folder(run_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        checkpointer = stack.enter_context(Checkpointer(run_dir, keep=config.keep))
+        checkpointer = stack.enter_context(
+            Checkpointer(run_dir, keep=config.keep, keep_best=config.keep_best, checkpoint_dir=config.checkpoint_dir)
+        )
         trainable, frozen = select(params, config.trainable)
         optimizer = build_optimizer(config.optimizer, total)
         state = create_state(shard_params(trainable, mesh), optimizer, mesh)
@@ -108,10 +110,10 @@ def train(
         stack.callback(data.close)
         facts = run_facts(config, graphdef, total, {"records": len(source), **(identity or {})})
         facts["frozen"] = save_frozen(run_dir, frozen) if frozen else ""
-        start = checkpointer.latest_step or 0
-        if start:
-            check_same_run(run_dir, checkpointer.load_meta(), facts)
-            state = checkpointer.restore(state, data)
+        start = 0
+        if checkpointer.latest_step is not None:
+            state, meta, start = checkpointer.restore_newest(state, data)
+            check_same_run(run_dir, meta, facts)
         if start >= total:
             return TrainResult(state, start, None)
 
@@ -165,7 +167,8 @@ def train(
             if last or reason or step % config.checkpoint_every == 0 or (measured and config.keep_best):
                 log.finish()  # so that a state that is not finite is never saved, and no line is missing
                 # Before the next batch is prepared: `data` still stands behind the one that was trained on.
-                checkpointer.save_async(step, state, data, {"format": FORMAT, "step": step, "run": facts})
+                meta = {"format": FORMAT, "step": step, "run": facts}
+                checkpointer.save_async(step, state, data, meta, metrics=measured)
                 dog.alive(step)
             if reason:
                 checkpointer.wait()

@@ -8,9 +8,9 @@ long. So the host's cores are free for the loop, as beside an accelerator, and e
 update is in the measurement: reading and assembling the batch, sending it to the device, counting its work, fetching
 and writing metrics, progress, watchdog, notice of pre-emption.
 
-Two numbers: `overhead`, (median seconds of an update in the loop) / (median seconds of the same program called again and
-again on one batch, two in flight as the loop has them) - 1; and `host_ms`, the processor time of this process for one
-update, which must stay below the step's time for the overhead to stay hidden.
+Two numbers: `overhead`, (median seconds of an update in the loop) / (median seconds of the same program called again
+and again on one batch, two in flight as the loop has them) - 1; and `host_ms`, the processor time of this process for
+one update, which must stay below the step's time for the overhead to stay hidden.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def alone(program: Any, arguments: list[Any], updates: int) -> list[float]:
 def measure(records: int, updates: int, step_ms: float) -> dict[str, float]:
     """The numbers of the module's text."""
     source = RowsInMemory(8 * records)
-    graphdef, params = init(model_config(), jax.random.key(0))
+    graphdef, params = init(model_config(), 0)
     config = TrainConfig(
         steps=updates, batch=records, packing=PackingConfig(on=True, row_length=2048), trainable=("projector/.*",),
         checkpoint_every=10 * updates, threads=1,
