@@ -1,4 +1,5 @@
-"""`expllm VERB`: parses, calls one function, prints. Status 0 done, 1 failed, 2 bad input.
+"""`expllm VERB`: parses, calls one function, prints. Status 0 done, 1 failed, 2 bad input, 143 told to
+stop and saved, 75 stuck.
 
 Each module here declares a group of verbs. What a verb needs is imported when it runs, so that `expllm --help` answers
 at once.

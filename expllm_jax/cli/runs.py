@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expllm_jax.cli.parsing import (
     DEFAULT_RUN,
@@ -19,12 +19,20 @@ from expllm_jax.cli.parsing import (
     show,
 )
 
+if TYPE_CHECKING:
+    from expllm_jax.checkpoints import Preempted
 
-def _demo(options: argparse.Namespace) -> dict[str, Any]:
+
+def _demo(options: argparse.Namespace) -> dict[str, Any] | Outcome:
+    from expllm_jax.checkpoints import Preempted
     from expllm_jax.config import load_experiment
     from expllm_jax.demo import run_demo, summary
 
-    result = run_demo(load_experiment(options.experiment, options.set), Path(options.out), say, command=options.typed)
+    experiment = load_experiment(options.experiment, options.set)
+    try:
+        result = run_demo(experiment, Path(options.out), say, command=options.typed)
+    except Preempted as stopped:
+        return _stopped(options, stopped)
     show(options, summary(result))
     return {"folder": str(result.folder), "seconds": round(result.seconds, 1), "metrics": dict(result.metrics.values)}
 
@@ -50,9 +58,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
         try:
             result = stages.train_model(run)
         except Preempted as stopped:
-            say(str(stopped))
-            told = {"run": str(run.path), "steps": stopped.step, "stopped": stopped.reason}
-            return Outcome(told, 128 + signal.SIGTERM)  # as a shell says it of a process that SIGTERM ended
+            return _stopped(options, stopped)
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     show(
         options,
@@ -60,6 +66,13 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
         f"next: expllm {'predict PICTURE.jpg' if run.experiment.mixture else 'eval'} --run {run.path}",
     )
     return {"run": str(run.path), "steps": result.steps, "loss": result.loss, "skipped": result.skipped}
+
+
+def _stopped(options: argparse.Namespace, stopped: Preempted) -> Outcome:
+    """Of a run that was told to stop and has saved everything."""
+    say(f"expllm: {stopped}")
+    told = {"run": options.out, "steps": stopped.step, "stopped": stopped.reason}
+    return Outcome(told, 128 + signal.SIGTERM)  # as a shell says it of a process that SIGTERM ended
 
 
 def _unsaid(text: str) -> None:
