@@ -151,8 +151,8 @@ def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> Non
 
 def check_feasible(experiment: Experiment) -> None:
     """Raises ExpllmError for what would otherwise fail only after the faces were rendered: a template that is not
-    there, a mesh that does not fit the devices, the model or the batch, layers that the tower does not have, patterns that match no parameter, a
-    model that cannot be built.
+    there, a mesh that does not fit the devices, the model or the batch, layers that the tower does not have, patterns
+    that match no parameter, a model that cannot be built.
     """
     ConversationTemplate.load(experiment.template)
     model, train = experiment.model, experiment.train

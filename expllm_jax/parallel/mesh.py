@@ -64,12 +64,13 @@ class MeshConfig:
         raise ExpllmError(problem, self._remedy(devices, lambda shape: not shape[0] % slices))
 
     def _remedy(self, devices: int, valid: Callable[[Shape], bool]) -> str:
-        """What to do instead: the valid meshes nearest to this one, first those that leave most axes as they are."""
+        """What to do instead: the valid meshes nearest to this one, first those that leave most axes as they are, and of
+        equally near ones those that split layers less."""
         asked = dataclasses.astuple(self)
 
-        def distance(shape: Shape) -> tuple[int, float]:
+        def distance(shape: Shape) -> tuple[int, float, int]:
             changes = [(size, wish) for size, wish in zip(shape, asked, strict=True) if wish not in (-1, size)]
-            return len(changes), sum(abs(math.log(size / wish)) for size, wish in changes)
+            return len(changes), sum(abs(math.log(size / wish)) for size, wish in changes), shape[2]
 
         nearest = sorted(filter(valid, _shapes(devices)), key=distance)[:_NEAREST]
         if not nearest:
