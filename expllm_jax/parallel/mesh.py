@@ -64,8 +64,8 @@ class MeshConfig:
         raise ExpllmError(problem, self._remedy(devices, lambda shape: not shape[0] % slices))
 
     def _remedy(self, devices: int, valid: Callable[[Shape], bool]) -> str:
-        """What to do instead: the valid meshes nearest to this one, first those that leave most axes as they are, and of
-        equally near ones those that split layers less."""
+        """What to do instead: the valid meshes nearest to this one, first those that leave most axes as they are; of
+        equally near ones, those that split layers less."""
         asked = dataclasses.astuple(self)
 
         def distance(shape: Shape) -> tuple[int, float, int]:

@@ -26,20 +26,20 @@ class Preset:
     attention: str  # of ATTENTION
     rows_per_device: int  # most rows of 2,048 tokens computed at a time; 0: all of a batch
     dtype: str  # of computation, and of parameters that are frozen; those that train are float32
-    compiler_options: tuple[str, ...] = ()  # "key=value"
+    compiler_options: tuple[str, ...] = ()  # "key=value"; truth values are True and False, which XLA alone reads
 
 
 # Fetch the next layer's parameters while this one is computed.
 _TPU_OVERLAP = (
-    "xla_tpu_enable_latency_hiding_scheduler=true",
-    "xla_tpu_enable_async_collective_fusion=true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "xla_tpu_enable_latency_hiding_scheduler=True",
+    "xla_tpu_enable_async_collective_fusion=True",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=True",
 )
 _GPU_OVERLAP = (
-    "xla_gpu_enable_latency_hiding_scheduler=true",
-    "xla_gpu_enable_while_loop_double_buffering=true",  # so that a loop over layers can fetch ahead
-    "xla_gpu_enable_pipelined_all_gather=true",
-    "xla_gpu_enable_pipelined_reduce_scatter=true",
+    "xla_gpu_enable_latency_hiding_scheduler=True",
+    "xla_gpu_enable_while_loop_double_buffering=True",  # so that a loop over layers can fetch ahead
+    "xla_gpu_enable_pipelined_all_gather=True",
+    "xla_gpu_enable_pipelined_reduce_scatter=True",
 )
 
 

@@ -69,7 +69,7 @@ def test_a_mesh_that_does_not_fill_names_the_nearest_that_do():
     assert caught.value.remedy == "use data=1 fsdp=4 tensor=2, or data=2 fsdp=2 tensor=2, or data=1 fsdp=2 tensor=4"
     with pytest.raises(ExpllmError, match="fill") as caught:
         MeshConfig(1, -1, 3).shape(8)
-    assert caught.value.remedy.startswith("use data=1 fsdp=4 tensor=2, or ")
+    assert caught.value.remedy.startswith("use data=1 fsdp=2 tensor=4, or ")
 
 
 def test_data_spans_slices():
@@ -126,7 +126,8 @@ def test_a_mesh_that_fits_is_returned():
         (MeshConfig(), chips(8), 12, "a batch of 12 rows does not divide over the 8 devices",
          "take 8 or 16 rows, or data=1 fsdp=4 tensor=2, or "),
         (MeshConfig(), chips(8), 3, "a batch of 3 rows", "take 8 rows, or no mesh"),
-        (MeshConfig(1, 2, 2), chips(8), 0, "does not fill 8", "use data=1 fsdp=4 tensor=2, or data=2 fsdp=2 tensor=2, or data=1 fsdp=2 tensor=4"),
+        (MeshConfig(1, 2, 2), chips(8), 0, "does not fill 8",
+         "use data=1 fsdp=4 tensor=2, or data=2 fsdp=2 tensor=2, or data=1 fsdp=2 tensor=4"),
         (MeshConfig(1, 2, 4), chips(8, of_process=2), 0, "over 2 parts, and 4 processes read them",
          "use data=1 fsdp=4 tensor=2"),
     ],

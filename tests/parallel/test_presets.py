@@ -39,7 +39,7 @@ def test_options_for_gpus_are_known_to_the_compiler(name):
     options = dict(option.split("=") for option in PRESETS[name].compiler_options)
     jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=options)
     with pytest.raises(Exception, match="xla_gpu_enable_nothing"):
-        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options={"xla_gpu_enable_nothing": "true"})
+        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options={"xla_gpu_enable_nothing": "True"})
 
 
 def test_what_a_preset_sets():
@@ -84,7 +84,8 @@ def test_the_gpus_rows_share_out_the_7b_model_over_eight_devices():
     )
     assert result.returncode == 0, result.stderr[-3000:]
     for name, found in json.loads(result.stdout.splitlines()[-1]).items():
-        assert found["whole"] == [], name
+        # B of an adapter is split over `tensor` alone, and here there is none; positions are whole by the table
+        assert all(path.endswith(("/lora_b", "position_embedding")) for path in found["whole"]), found["whole"]
         # Vicuna-7B by hand: per layer 4 products of 4096 x 4096 and 3 of 4096 x 11008, 32 layers, an embedding and a
         # head of 32000 x 4096. bfloat16, an eighth of it; norms (65 x 4096) are whole everywhere.
         products = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 2 * 32000 * 4096
