@@ -42,8 +42,8 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
 from expllm_jax.initial_weights import check_weights, initial_params
-from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, select
-from expllm_jax.parallel import barrier, is_first, make_mesh, process_count, process_hosts
+from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, mesh_splits, select
+from expllm_jax.parallel import barrier, check_mesh, is_first, make_mesh, process_count, process_hosts
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
@@ -208,13 +208,14 @@ def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> Non
 
 def check_feasible(experiment: Experiment) -> None:
     """Raises ExpllmError for what would otherwise fail only after the faces were rendered: a template that is not
-    there, devices that do not fill the mesh, a batch that does not divide over them, layers that the tower does not
-    have, patterns that match no parameter, a model that cannot be built.
+    there, a mesh that does not fit the devices or the model, a batch that does not divide over it, layers that the
+    tower does not have, patterns that match no parameter, a model that cannot be built.
     """
     ConversationTemplate.load(experiment.template)
-    data, fsdp, _ = experiment.train.mesh.shape(jax.device_count())
-    check_rows(experiment.train, data * fsdp)
-    model = experiment.model
+    model, train = experiment.model, experiment.train
+    check_mesh(train.mesh, jax.devices(), splits=mesh_splits(model))
+    data, fsdp, _ = train.mesh.shape(jax.device_count())
+    check_rows(train, data * fsdp)
     try:
         shapes = abstract(model)[1]
         tower_def, tower = abstract(model.vision)
@@ -224,7 +225,7 @@ def check_feasible(experiment: Experiment) -> None:
         raise ExpllmError(
             f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
         ) from error
-    select(shapes, experiment.train.trainable)
+    select(shapes, train.trainable)
     check_weights(experiment)
 
 

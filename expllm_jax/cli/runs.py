@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from expllm_jax.cli.parsing import (
     DEFAULT_RUN,
     Outcome,
+    accelerator_argument,
     add_verb,
     experiment_argument,
     placed_arguments,
@@ -49,10 +50,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     options.quiet = not is_first()
     with together():
         given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
-        run = stages.open_folder(
-            options.out, load_experiment(options.experiment, given), say if is_first() else _unsaid,
-            command=options.typed,
-        )  # fmt: skip
+        experiment = load_experiment(options.experiment, given, accelerator=options.accelerator)
+        run = stages.open_folder(options.out, experiment, say if is_first() else _unsaid, command=options.typed)
         stages.render_faces(run)
         stages.build_records(run)
         try:
@@ -141,6 +140,7 @@ def add(verbs: Any) -> None:
         "expllm train laptop --out runs/a --set train.steps=50",
     )
     experiment_argument(train)
+    accelerator_argument(train)
     train.add_argument(
         "--on-error", choices=("raise", "skip"),
         help="what a damaged record does: raise ends the run, skip goes on without it and lists it (default: raise)",

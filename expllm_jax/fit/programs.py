@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from expllm_jax.fit.memory import device_bytes
@@ -145,7 +144,9 @@ class _Decoding:
                 self._graphdef, self._params, None, row, turn, until=number[0], seed=number[1], eos=2, pad=0,
                 temperature=0.0, top_p=1.0,
             )  # fmt: skip
-        return self._lowered("generate", lowered, {"keys and values": turn.cache, "batch": (turn._replace(cache=None), row)})
+        return self._lowered(
+            "generate", lowered, {"keys and values": turn.cache, "batch": (turn._replace(cache=None), row)}
+        )
 
     def _rows(self, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self._request.batch, *shape), dtype, sharding=batch_sharding(self._mesh))

@@ -192,7 +192,7 @@ def test_a_damaged_run_is_one_error(tmp_path):
         (["tiny", "--set", "template=nope"], ("nope", "face_v1")),
         (["tiny", "--set", "model.vision_layers=12"], ("12", "0 to 11")),
         (["tiny", "--set", "model.vision.width=100"], ("model.vision.width", "100")),
-        (["tiny", "--set", "train.mesh.tensor=64"], ("tensor=64", "devices")),
+        (["tiny", "--set", "train.mesh.tensor=64"], ("tensor=64", "use data=1 fsdp=")),
     ],
 )
 def test_a_typing_error_in_the_experiment_is_one_error_and_makes_no_folder(words, named, tmp_path):
