@@ -15,11 +15,14 @@ from expllm_jax.checkpoints.params_files import (
     load_params,
     save_frozen,
 )
+from expllm_jax.checkpoints.preemption import Preempted, Preemption
 
 __all__ = [
     "CHECKPOINTS",
     "FROZEN",
     "Checkpointer",
+    "Preempted",
+    "Preemption",
     "export_inference",
     "inference_meta",
     "load_frozen",

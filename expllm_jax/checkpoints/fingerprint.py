@@ -1,4 +1,4 @@
-"""A short name for the exact values of a set of parameters."""
+"""Checksums of the exact values of arrays, and a short name for those of a set of parameters."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ def params_fingerprint(params: Mapping[str, jax.Array]) -> str:
     The checksums are integer sums made on the devices where the parameters lie: the value does not depend on how they
     are sharded, and 7B parameters need not pass through the host. Every leaf has an item size of 1, 2 or 4 bytes.
     """
-    sums = jax.device_get(_checksums({path: jnp.asarray(leaf) for path, leaf in params.items()}))
+    sums = leaf_checksums(params)
     digest = hashlib.sha256()
     for path in sorted(params):
         leaf = params[path]
-        digest.update(f"{path} {tuple(leaf.shape)} {leaf.dtype} {int(sums[path]):08x}\n".encode())
+        digest.update(f"{path} {tuple(leaf.shape)} {leaf.dtype} {sums[path]:08x}\n".encode())
     return digest.hexdigest()
+
+
+def leaf_checksums(leaves: Mapping[str, jax.Array]) -> dict[str, int]:
+    """A 32-bit checksum of every leaf's bits, which any change of one element changes; see `params_fingerprint`.
+
+    Waits for the leaves. With several processes it is called by all of them, and all get the same answer.
+    """
+    sums = jax.device_get(_checksums({path: jnp.asarray(leaf) for path, leaf in leaves.items()}))
+    return {path: int(value) for path, value in sums.items()}
 
 
 @jax.jit

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 from typing import Any
 
 from expllm_jax.cli.parsing import (
     DEFAULT_RUN,
+    Outcome,
     add_verb,
     experiment_argument,
     placed_arguments,
@@ -27,8 +29,9 @@ def _demo(options: argparse.Namespace) -> dict[str, Any]:
     return {"folder": str(result.folder), "seconds": round(result.seconds, 1), "metrics": dict(result.metrics.values)}
 
 
-def _train(options: argparse.Namespace) -> dict[str, Any]:
+def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     from expllm_jax import stages
+    from expllm_jax.checkpoints import Preempted
     from expllm_jax.config import load_experiment
     from expllm_jax.parallel import DistributedConfig, is_first, start_distributed, together
 
@@ -44,7 +47,12 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         stages.render_faces(run)
         stages.build_records(run)
-        result = stages.train_model(run)
+        try:
+            result = stages.train_model(run)
+        except Preempted as stopped:
+            say(str(stopped))
+            told = {"run": str(run.path), "steps": stopped.step, "stopped": stopped.reason}
+            return Outcome(told, 128 + signal.SIGTERM)  # as a shell says it of a process that SIGTERM ended
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"
     show(
         options,

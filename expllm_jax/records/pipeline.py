@@ -8,8 +8,6 @@ compute ahead. The iterator's state is one number. Grain reads ahead and saves t
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -83,8 +81,6 @@ class BatchConfig:
             (not (self.epochs and self.updates), "epochs and updates are both set", "set one of them"),
             (self.partial in ("drop", "pad"), f"partial is {self.partial!r}", 'use "drop" or "pad"'),
             (self.partial == "drop" or self.epochs > 0, 'partial is "pad" but the epochs never end', "set epochs"),
-            (self.partial == "drop" or not self.packing.on, 'partial is "pad" and packing.on is true',
-             "evaluate without packing"),
             (self.row_length >= 0, f"row_length is {self.row_length}", "use 0 (the longest row) or more"),
             (not (self.row_length and self.packing.on), "row_length is set, and packing.on is true",
              "set packing.row_length instead"),
@@ -160,7 +156,7 @@ def batches(
     A picture that is drawn to be flipped comes with the row of its mirrored twin. A damaged record of a source that
     skips such leaves its place empty; which they were shows in `record`.
 
-    `get_state()` gives a small JSON-able dict, `set_state(state)` continues right there; Orbax saves it as `data`.
+    `get_state()` gives a small JSON-able dict, `set_state(state)` continues right there; checkpoints hold it as `data`.
 
     Args:
       source: the records of one split, or a mixture.
@@ -227,18 +223,6 @@ class BatchIterator(grain.DatasetIterator):
             )
         self._close_reading()
         self._next = int(state["next"])
-
-    async def load(self, directory: Any) -> Awaitable[None]:
-        """Orbax's way to restore. The state is the same for every process, so that any one's file serves all."""
-        found = sorted(directory.glob("*.json"))
-        if not found:
-            raise ExpllmError(f"{directory} holds no position of the data", "restore an older checkpoint")
-        state = json.loads(found[0].read_text())
-
-        async def restore() -> None:
-            self.set_state(state)
-
-        return restore()
 
     def close(self) -> None:
         """Ends threads and worker processes."""

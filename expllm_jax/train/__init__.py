@@ -5,6 +5,16 @@
 """
 
 from expllm_jax.train.features import extract_features
+from expllm_jax.train.flops import (
+    DecodeWork,
+    UpdateFlops,
+    Work,
+    decode_flops_and_bytes,
+    full_work,
+    recomputed_flops,
+    update_flops,
+    work_of,
+)
 from expllm_jax.train.loop import TrainResult, train
 from expllm_jax.train.metrics import METRICS, TENSORBOARD, MetricsLog, read_metrics
 from expllm_jax.train.optimizer import Optimizer, OptimizerConfig, build_optimizer, decay_mask
@@ -21,6 +31,7 @@ __all__ = [
     "SKIPPED",
     "METRICS",
     "TENSORBOARD",
+    "DecodeWork",
     "MetricsLog",
     "Optimizer",
     "OptimizerConfig",
@@ -28,16 +39,23 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "TrainState",
+    "UpdateFlops",
     "Validation",
+    "Work",
     "build_optimizer",
     "create_state",
     "decay_mask",
+    "decode_flops_and_bytes",
     "duration",
     "extract_features",
+    "full_work",
     "make_eval_step",
     "make_train_step",
     "read_metrics",
+    "recomputed_flops",
     "state_shardings",
     "train",
+    "update_flops",
     "with_row_costs",
+    "work_of",
 ]

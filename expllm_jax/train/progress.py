@@ -61,6 +61,12 @@ class Progress:
             shown = shown or (f"{done}" if self._total is None else f"{done}/{self._total}")
             self._write(f"{self._label} {shown}" + (f"  {detail}" if detail else ""))
 
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._stream.write(("\r" + text.ljust(self._width) if self._in_place else text) + "\n")
+        self._stream.flush()
+        self._width = 0
+
     def close(self) -> None:
         """Ends the line on a terminal."""
         if self._in_place and self._width:

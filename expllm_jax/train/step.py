@@ -40,7 +40,13 @@ class _Sums(NamedTuple):
 
 
 def make_train_step(
-    graphdef: ModelDef, optimizer: Optimizer, *, supervised: int, accumulate: int = 1, normalisation: str = "clip"
+    graphdef: ModelDef,
+    optimizer: Optimizer,
+    *,
+    supervised: int,
+    accumulate: int = 1,
+    normalisation: str = "clip",
+    skip_non_finite: bool = False,
 ) -> TrainStep:
     """Builds `train_step(state, frozen, batch, seed) -> (state, metrics)`, to be jitted with `state` donated.
 
@@ -55,9 +61,12 @@ def make_train_step(
       accumulate: A, micro-batches whose gradients are added up, weighted by their loss weights, before the update;
         divides the batch. Same result as 1 but for rounding and the draw of dropout, with activations of B/A rows.
       normalisation: of `pictures`, if the batch has those instead of normalised `pixels`.
+      skip_non_finite: an update whose loss or gradient norm is no finite number leaves all but `step` as it was, the
+        optimiser's own count and so its learning rate included.
 
     Returns:
-      The function; its metrics are float32 scalars `loss`, `grad_norm` (before clipping) and `learning_rate`.
+      The function; its metrics are float32 scalars `loss`, `grad_norm` (before clipping), `learning_rate`, and with
+      `skip_non_finite` also `skipped`: 1 if the update was left out, else 0.
     """
     if accumulate < 1 or supervised < 1:
         raise ExpllmError(f"accumulate is {accumulate}, supervised is {supervised}", "both must be 1 or more")
@@ -89,6 +98,11 @@ def make_train_step(
             "learning_rate": optimizer.learning_rate(state.step),
         }
         params = optax.apply_updates(state.params, updates)
+        if skip_non_finite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            before = state.params, state.opt_state
+            params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, opt_state), before)
+            metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
         return TrainState(state.step + 1, params, opt_state, state.stats), metrics
 
     return train_step

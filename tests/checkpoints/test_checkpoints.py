@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,50 +24,13 @@ from expllm_jax.checkpoints import (
     save_frozen,
 )
 from expllm_jax.errors import ExpllmError
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class State:
-    step: jax.Array
-    params: dict[str, jax.Array]
-    opt_state: optax.OptState
-
-
-def make_params(seed: int = 0) -> dict[str, jax.Array]:
-    keys = jax.random.split(jax.random.key(seed), 3)
-    return {
-        "decoder/blocks/kernel": jax.random.normal(keys[0], (2, 3, 4)),
-        "decoder/embedding": jax.random.normal(keys[1], (5, 4)).astype(jnp.bfloat16),
-        "projector/bias": jax.random.normal(keys[2], (4,)),
-    }
-
-
-def make_state(step: int, seed: int = 0) -> State:
-    params = make_params(seed)
-    return State(jnp.int32(step), params, optax.adamw(1e-3).init(params))
-
-
-def make_data() -> grain.DatasetIterator:
-    return iter(grain.MapDataset.range(100).seed(3).shuffle().repeat().to_iter_dataset())
-
-
-def assert_same(a, b) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+from tests.checkpoints.small_run import assert_same, make_data, make_params, make_state, save_run
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run with checkpoints of steps 2 and 3 (step 1 was dropped), the data advanced by one element a step."""
-    data = make_data()
-    with Checkpointer(tmp_path / "run", keep=2) as checkpointer:
-        for step in (1, 2, 3):
-            next(data)
-            meta = {"step": step, "nested": [1, {"none": None}], "text": "a"}
-            checkpointer.save_async(step, make_state(step, seed=step), data, meta)
+    save_run(tmp_path / "run", keep=2)
     return tmp_path / "run"
 
 
@@ -127,10 +86,41 @@ def test_damage_is_one_error_with_a_way_back(run_dir: Path) -> None:
         checkpointer.verify(2)
 
 
-def test_a_state_of_another_model_is_refused(run_dir: Path) -> None:
-    other = dataclasses.replace(make_state(0), params={"something/else": jnp.zeros(3)})
-    with Checkpointer(run_dir, create=False) as checkpointer, pytest.raises(ExpllmError, match="of another model"):
-        checkpointer.restore(other, make_data())
+def test_the_best_stay_beside_the_newest(tmp_path: Path) -> None:
+    losses = {1: 3.0, 2: 0.5, 3: 1.0, 4: float("nan"), 6: 5.0}  # 5 has none
+    save_run(tmp_path, (1, 2, 3, 4, 5, 6, 7), losses, keep=1, keep_best=2)
+    with Checkpointer(tmp_path, keep=1, keep_best=1) as checkpointer:
+        assert checkpointer.steps == [2, 3, 7]
+        checkpointer.save_async(8, make_state(8), make_data(), {})
+        checkpointer.wait()
+        assert checkpointer.steps == [2, 8]  # which was best was read back from the disk
+
+
+def test_a_checkpoint_takes_the_room_of_what_trains(tmp_path: Path) -> None:
+    kernel = jax.random.bits(jax.random.key(0), (1 << 18,)).view(jnp.float32)  # 1 MiB that cannot be compressed
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save_async(1, {"params": {"lora": kernel}}, make_data(), {"run": {"frozen": "ab"}})
+    written = sum(file.stat().st_size for file in (tmp_path / "checkpoints" / "1").rglob("*") if file.is_file())
+    assert kernel.nbytes <= written < kernel.nbytes + 16_384
+
+
+def test_another_folder_of_checkpoints_than_the_runs(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", checkpoint_dir=str(tmp_path / "bucket"))
+    assert not (tmp_path / "run").exists() and sorted(os.listdir(tmp_path / "bucket")) == ["2", "3"]
+    with Checkpointer(tmp_path / "run", checkpoint_dir=str(tmp_path / "bucket"), create=False) as checkpointer:
+        assert checkpointer.restore_newest(make_state(0), make_data())[2] == 3
+
+
+def test_other_dtypes_are_cast_after_the_checksums_have_been_compared(run_dir: Path) -> None:
+    half = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, tree)  # noqa: E731
+    with Checkpointer(run_dir) as checkpointer:
+        state, _, _ = checkpointer.restore_newest(half(make_state(0)), make_data())
+        assert_same(state, half(make_state(3, seed=3)))
+        checkpointer.save_async(4, state, make_data(), {})
+        checkpointer.wait()
+        back, _, _ = checkpointer.restore_newest(make_state(0), make_data())
+    as_saved = jax.tree.map(lambda x, like: x.astype(like.dtype), half(make_state(3, seed=3)), make_state(0))
+    assert_same(back, as_saved)
 
 
 @pytest.mark.parametrize("path", ["missing", "file"])

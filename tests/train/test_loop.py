@@ -24,6 +24,9 @@ from tests.train.tiny import TinySource, tiny_config, tiny_model
 from tests.train.tiny_run import STEPS, run, tiny_train_config
 
 ROOT = Path(__file__).parents[2]
+# What no two runs have in common; `padding` is that of the updates since the line before, be it of this process or not.
+TIMING = {"seconds", "data_wait", "records_per_second", "tokens_per_second", "supervised_per_second", "update_seconds",
+          "padding"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +68,8 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same_bit_for_bit(
     last = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert last.returncode == 0, (seed, last.stderr[-2000:])
     assert last.stdout.split() == expected, (seed, killed_at)
-    timing = {"seconds", "records_per_second", "data_wait"}
     lines = [
-        [{k: v for k, v in line.items() if k not in timing} for line in read_metrics(at)] for at in (tmp_path, folder)
+        [{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(at)] for at in (tmp_path, folder)
     ]
     assert lines[0] == lines[1], (seed, killed_at)  # no gap, no duplicate, no other value
 
@@ -77,10 +79,19 @@ def test_progress_and_metrics_tell_the_run(whole_run) -> None:
     assert result.steps == STEPS and int(result.state.step) == STEPS
     lines = read_metrics(folder)
     assert [line["step"] for line in lines] == list(range(5, STEPS + 1, 5))
-    assert set(lines[0]) == {"step", "loss", "grad_norm", "learning_rate", "records_per_second", "seconds", "data_wait"}
+    assert set(lines[0]) == {"step", "loss", "grad_norm", "learning_rate"} | TIMING
+    source, told = TinySource(10), lines[-1]
+    mean = np.mean([len(row) for row in source.rows])  # 150 updates of 4 take every record 60 times
+    assert 0 < told["padding"] < 1 and told["tokens_per_second"] * told["update_seconds"] == pytest.approx(
+        4 * mean, 0.2
+    )
     assert lines[-1]["loss"] == result.loss < lines[0]["loss"]
     assert f"training {STEPS}/{STEPS}  loss {result.loss:.4f}" in progress and "records/s" in progress
-    assert progress.count("\n") < 10 and "\r" not in progress  # no terminal: now and then a line
+    assert progress.count("\n") < 12 and "\r" not in progress  # no terminal: now and then a line
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["rows"] == 4 and facts["parts"] == 1 and facts["temporary_bytes"] > 0 and facts["compile_seconds"] > 0
+    assert facts["summary"]["updates"] == STEPS and 0 <= facts["summary"]["wait_share"] <= 1
+    assert f"(median of {STEPS})" in progress and "compiling took" in progress
     assert scalars(folder / "tensorboard", "loss") == [(line["step"], pytest.approx(line["loss"])) for line in lines]
 
 
@@ -189,10 +200,25 @@ def test_metrics_of_a_killed_process_are_cut_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"epochs": 2}, {"batch": 0}, {"accumulate": 3}, {"seed": -1}, {"trainable": ()}, {"log_every": 0}],
+    [
+        {"steps": 0},
+        {"epochs": 2},
+        {"batch": 0},
+        {"accumulate": 3},
+        {"seed": -1},
+        {"trainable": ()},
+        {"log_every": 0},
+        {"rows_per_device": 2, "accumulate": 2},
+        {"compiler_options": ("xla_flag",)},
+        {"profile": (3,)},
+        {"profile": (3, 2)},
+        {"keep_best": 1},
+        {"stuck_after": -1.0},
+        {"non_finite": "ignore"},
+    ],  # fmt: skip
 )
 def test_impossible_settings_name_the_field(wrong) -> None:
-    with pytest.raises(ExpllmError, match=next(iter(wrong)) if "accumulate" not in wrong else "divide"):
+    with pytest.raises(ExpllmError, match=next(iter(wrong)) if wrong != {"accumulate": 3} else "divide"):
         tiny_train_config(**wrong)
 
 
