@@ -131,6 +131,8 @@ class Experiment:
     # Records folders to train on instead of the rendered faces of `data`, each FOLDER[:SPLIT][*REPEAT] or
     # FOLDER[:SPLIT]@WEIGHT; template, tokenizer and `records` are then theirs.
     mixture: tuple[str, ...] = ()
+    # Records folders whose loss is measured every train.validate_every updates, each FOLDER[:SPLIT].
+    validation: tuple[str, ...] = ()
     on_error: str = "raise"  # what a damaged record does to training: "raise" ends it, "skip" goes on without it
     cache_features: bool = False  # compute the frozen tower once per picture instead of in every step
     data: RenderedConfig = field(default_factory=RenderedConfig)
@@ -147,6 +149,12 @@ class Experiment:
         _one_of("on_error", self.on_error, ("raise", "skip"))
         for entry in self.mixture:
             MixtureEntry.parse(entry)
+        for text in self.validation:
+            entry = MixtureEntry.parse(text)
+            if entry != MixtureEntry(entry.folder, entry.split):
+                raise ExpllmError(
+                    f"validation has {text!r}, but every record of it counts once", "give FOLDER or FOLDER:SPLIT alone"
+                )
         if self.cache_features and self.train.augment != "off":
             raise ExpllmError(
                 f"cache_features is on, but train.augment is '{self.train.augment}', so features change every epoch",
@@ -158,10 +166,11 @@ class Experiment:
                 "cache_features is on, but the tower has adapters that train, so its features change every step",
                 "set model.vision_lora.rank=0, or cache_features=false",
             )
-        if self.train.validate_every:
+        if bool(self.train.validate_every) != bool(self.validation):
             raise ExpllmError(
-                f"train.validate_every is {self.train.validate_every}, but no validation people are rendered",
-                "set train.validate_every=0; the test people are for `expllm eval` alone",
+                f"train.validate_every is {self.train.validate_every}, and validation "
+                + (f"is {', '.join(self.validation)}" if self.validation else "names no records"),
+                "set both: how often, and records folders such as validation=records/rafdb:validation; or neither",
             )
         wanted = self.model.image_tokens(PICTURE_SIZE, PICTURE_SIZE)
         if self.records.image_tokens != wanted:

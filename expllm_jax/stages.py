@@ -34,7 +34,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from expllm_jax import config as configuration
-from expllm_jax.assets import asset_path
+from expllm_jax.assets import asset_path, cache_dir
 from expllm_jax.checkpoints import params_fingerprint
 from expllm_jax.config import PICTURE_SIZE, Experiment
 from expllm_jax.engine import narrate
@@ -63,14 +63,24 @@ from expllm_jax.records import (
 )
 from expllm_jax.records import build_records as build_record_files
 from expllm_jax.sources import rendered
-from expllm_jax.train import FREE_FIELDS, SKIPPED, Progress, TrainResult, extract_features, train
+from expllm_jax.train import (
+    FREE_FIELDS,
+    NON_FINITE,
+    SKIPPED,
+    Progress,
+    TrainResult,
+    check_rows,
+    extract_features,
+    train,
+    use_compile_cache,
+)
 from expllm_jax.weights import tokenizer_json_from_gguf
 
 Say = Callable[[str], None]
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
 # Written before EXPERIMENT: a folder that holds nothing else is one that a killed command had just begun.
 COMMAND, RENDERED = "command.txt", "experiment.txt"
-FREE_KEYS = ("on_error", *(f"train.{name}" for name in FREE_FIELDS))
+FREE_KEYS = ("on_error", "validation", *(f"train.{name}" for name in FREE_FIELDS))
 """Keys that a run may go on with other values of: they change how it is computed, not what it learns."""
 FOR_THE_FIRST = 7 * 24 * 3600.0
 """Seconds that processes wait while the first one renders faces or builds records. Long: if it ends, so do they."""
@@ -198,11 +208,12 @@ def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> Non
 
 def check_feasible(experiment: Experiment) -> None:
     """Raises ExpllmError for what would otherwise fail only after the faces were rendered: a template that is not
-    there, devices that do not fill the mesh, layers that the tower does not have, patterns that match no parameter, a
-    model that cannot be built.
+    there, devices that do not fill the mesh, a batch that does not divide over them, layers that the tower does not
+    have, patterns that match no parameter, a model that cannot be built.
     """
     ConversationTemplate.load(experiment.template)
-    experiment.train.mesh.shape(jax.device_count())
+    data, fsdp, _ = experiment.train.mesh.shape(jax.device_count())
+    check_rows(experiment.train, data * fsdp)
     model = experiment.model
     try:
         shapes = abstract(model)[1]
@@ -372,7 +383,9 @@ def model_config(experiment: Experiment, tokenizer: Tokenizer) -> ExpLLMConfig:
 def train_model(run: RunFolder) -> TrainResult:
     """Trains, or goes on from the latest checkpoint; killed at any moment, it ends with the same parameters."""
     experiment = run.experiment
+    use_compile_cache(cache_dir() / "compiled")
     source, encoder, identity = training_records(run)
+    validation = validation_records(run)
     model = model_config(experiment, encoder.tokenizer)
     model = dataclasses.replace(model, chained=encoder.config.layout != "branched")
     pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
@@ -387,7 +400,11 @@ def train_model(run: RunFolder) -> TrainResult:
     if experiment.cache_features:
         name = "mixture" if experiment.mixture else "train"
         features = split_features(run, params, source, name, json.dumps(identity))
-    longest, record = source.longest_row
+    validation_features = None
+    if experiment.cache_features and validation is not None:
+        known = " ".join(part.manifest.sha256 for part in validation.sources)
+        validation_features = split_features(run, params, validation, "validation", known)
+    longest, record = max(split.longest_row for split in (source, validation) if split is not None)
     if longest > model.decoder.max_length:
         raise ExpllmError(
             f"record '{record}' has {longest} tokens, more than model.decoder.max_length {model.decoder.max_length}",
@@ -395,24 +412,25 @@ def train_model(run: RunFolder) -> TrainResult:
         )
     run.say(f"training: {count(select(params, experiment.train.trainable)[0]):,} of {count(params):,} parameters, "
             f"{experiment.train.total_steps(source):,} steps of {experiment.train.batch} records")  # fmt: skip
-    with contextlib.ExitStack() as silence:
-        result = train(
-            experiment.train,
-            graphdef,
-            params,
-            source,
-            run.path,
-            features=features,
-            picture_size=PICTURE_SIZE,
-            normalisation=experiment.normalisation,
-            identity={"records": identity},
-            # One progress line, not one a host.
-            stream=None if is_first() else silence.enter_context(open(os.devnull, "w")),  # noqa: SIM115
-        )
+    result = train(
+        experiment.train,
+        graphdef,
+        params,
+        source,
+        run.path,
+        features=features,
+        validation=None if validation is None else (validation, validation_features),
+        picture_size=PICTURE_SIZE,
+        normalisation=experiment.normalisation,
+        identity={"records": identity},
+    )
     if result.loss is None:
         run.say("training: it was finished already")
     if result.skipped:
         run.say(f"training: went on without {result.skipped:,} damaged records, listed in {run.path / SKIPPED}")
+    if result.left_out:
+        run.say(f"training: left out {result.left_out:,} updates whose loss was no number, listed in "
+                f"{run.path / NON_FINITE}")  # fmt: skip
     return result
 
 
@@ -422,7 +440,36 @@ def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEn
     Raises ExpllmError if records do not belong to the experiment's model, or to each other.
     """
     experiment = run.experiment
-    entries = [MixtureEntry.parse(text) for text in experiment.mixture] or [MixtureEntry(str(run.records))]
+    entries = _training_entries(run)
+    sources, encoders = _opened(experiment, entries)
+    if not experiment.mixture:
+        return sources[0], encoders[0], [sources[0].manifest.sha256]
+    identity = [f"{source.manifest.sha256} {entry}" for entry, source in zip(entries, sources, strict=True)]
+    repeats, weights = [entry.repeat for entry in entries], [entry.weight for entry in entries]
+    mixed = MixedRows(sources, repeats, weights)
+    parts = ", ".join(f"{len(source):,} of {text}" for text, source in zip(experiment.mixture, sources, strict=True))
+    run.say(f"records: {parts}; {order_of(mixed).items_per_epoch:,} an epoch")
+    return mixed, encoders[0], identity
+
+
+def validation_records(run: RunFolder) -> MixedRows | None:
+    """What the loss is measured on while the run trains; None if that was not asked for.
+
+    Raises ExpllmError as `training_records` does; the records must belong to those that are trained on.
+    """
+    if not run.experiment.validation:
+        return None
+    entries = [MixtureEntry.parse(text) for text in run.experiment.validation]
+    sources = _opened(run.experiment, [*_training_entries(run)[:1], *entries])[0][1:]
+    return MixedRows(sources, [1.0] * len(sources))
+
+
+def _training_entries(run: RunFolder) -> list[MixtureEntry]:
+    return [MixtureEntry.parse(text) for text in run.experiment.mixture] or [MixtureEntry(str(run.records))]
+
+
+def _opened(experiment: Experiment, entries: Sequence[MixtureEntry]) -> tuple[list[RecordSource], list[RecordEncoder]]:
+    """The sets and their encoders. Raises ExpllmError if one does not belong to the model, or not to the first."""
     sources = [
         open_records(entry.folder, entry.split, keep_rows=experiment.cache_features, on_error=experiment.on_error)
         for entry in entries
@@ -438,7 +485,7 @@ def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEn
             if theirs != ours:
                 raise ExpllmError(
                     f"the records in {entry.folder} have another {part} than those in {entries[0].folder}",
-                    "build all records of a mixture with one experiment",
+                    "build all records of a run with one experiment",
                 )
         wanted, found = experiment.records.image_tokens, source.manifest.encoding.image_tokens
         if found != wanted:
@@ -446,14 +493,7 @@ def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEn
                 f"the records in {entry.folder} have {found} image tokens a picture, the model {wanted}",
                 f"build them with this experiment, or set records.image_tokens={found} and a model that fits",
             )
-    if not experiment.mixture:
-        return sources[0], encoders[0], [first.sha256]
-    identity = [f"{source.manifest.sha256} {entry}" for entry, source in zip(entries, sources, strict=True)]
-    repeats, weights = [entry.repeat for entry in entries], [entry.weight for entry in entries]
-    mixed = MixedRows(sources, repeats, weights)
-    parts = ", ".join(f"{len(source):,} of {text}" for text, source in zip(experiment.mixture, sources, strict=True))
-    run.say(f"records: {parts}; {order_of(mixed).items_per_epoch:,} an epoch")
-    return mixed, encoders[0], identity
+    return sources, encoders
 
 
 def split_features(

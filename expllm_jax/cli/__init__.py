@@ -1,4 +1,5 @@
-"""`expllm VERB`: parses, calls one function, prints. Status 0 done, 1 failed, 2 bad input.
+"""`expllm VERB`: parses, calls one function, prints. Status 0 done, 1 failed, 2 bad input, 143 told to
+stop and saved, 75 stuck.
 
 Each module here declares a group of verbs. What a verb needs is imported when it runs, so that `expllm --help` answers
 at once.
@@ -16,6 +17,9 @@ from expllm_jax import __version__
 from expllm_jax.cli import config, data, doctor, engine, runs, weights
 from expllm_jax.cli.parsing import Outcome, one_line
 from expllm_jax.errors import ExpllmError
+
+PREEMPTED = 143
+"""Status of a run that was told to stop and has saved everything, as of any process that SIGTERM ends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file that may not be read: no verb can foresee them all
         where = f"{error.filename}: " if error.filename else ""
         return _failed(options, f"{where}{error.strerror or error}", "", ExpllmError.exit_status)
+    except Exception as error:
+        from expllm_jax.checkpoints import Preempted  # takes long to import; where it was raised, it is there
+
+        if not isinstance(error, Preempted):
+            raise
+        print(f"expllm: {error}", file=sys.stderr)
+        outcome = Outcome({"stopped": str(error), "step": error.step}, PREEMPTED)
     if not isinstance(outcome, Outcome):
         outcome = Outcome(outcome, 0)
     if options.json and not options.quiet:

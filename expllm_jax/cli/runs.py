@@ -50,7 +50,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
         try:
             result = stages.train_model(run)
         except Preempted as stopped:
-            say(str(stopped))
+            if is_first():
+                say(str(stopped))
             told = {"run": str(run.path), "steps": stopped.step, "stopped": stopped.reason}
             return Outcome(told, 128 + signal.SIGTERM)  # as a shell says it of a process that SIGTERM ended
     loss = "" if result.loss is None else f", loss {result.loss:.4f}"

@@ -4,6 +4,8 @@
 `extract_features` runs a frozen vision tower once instead of every epoch.
 """
 
+from expllm_jax.train.compiling import parsed_options, use_compile_cache
+from expllm_jax.train.division import check_rows
 from expllm_jax.train.features import extract_features
 from expllm_jax.train.flops import (
     DecodeWork,
@@ -17,6 +19,7 @@ from expllm_jax.train.flops import (
 )
 from expllm_jax.train.loop import TrainResult, train
 from expllm_jax.train.metrics import METRICS, TENSORBOARD, MetricsLog, read_metrics
+from expllm_jax.train.non_finite import NON_FINITE
 from expllm_jax.train.optimizer import Optimizer, OptimizerConfig, build_optimizer, decay_mask
 from expllm_jax.train.progress import Progress, duration
 from expllm_jax.train.row_costs import with_row_costs
@@ -25,11 +28,14 @@ from expllm_jax.train.state import TrainState, create_state, state_shardings
 from expllm_jax.train.step import make_eval_step, make_train_step
 from expllm_jax.train.train_config import FREE_FIELDS, TrainConfig
 from expllm_jax.train.validation import Validation
+from expllm_jax.train.watchdog import STUCK_STATUS
 
 __all__ = [
     "FREE_FIELDS",
-    "SKIPPED",
     "METRICS",
+    "NON_FINITE",
+    "SKIPPED",
+    "STUCK_STATUS",
     "TENSORBOARD",
     "DecodeWork",
     "MetricsLog",
@@ -43,6 +49,7 @@ __all__ = [
     "Validation",
     "Work",
     "build_optimizer",
+    "check_rows",
     "create_state",
     "decay_mask",
     "decode_flops_and_bytes",
@@ -51,11 +58,13 @@ __all__ = [
     "full_work",
     "make_eval_step",
     "make_train_step",
+    "parsed_options",
     "read_metrics",
     "recomputed_flops",
     "state_shardings",
     "train",
     "update_flops",
+    "use_compile_cache",
     "with_row_costs",
     "work_of",
 ]
