@@ -18,8 +18,8 @@ from expllm_jax.parallel.roll_call import RollCall, call_the_roll
 
 ASKED = DistributedConfig()
 SLURM = {
-    "SLURM_JOB_ID": "4097", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2", "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_STEP_NODELIST": "gpu[003-004]-ib,last",
+    "SLURM_JOB_ID": "4097", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_STEP_NODELIST": "gpu[003-004]-ib,last",
     "CUDA_VISIBLE_DEVICES": "0,1,2,3",
 }  # fmt: skip
 GKE = {"TPU_WORKER_HOSTNAMES": "a-0.svc,a-1.svc", "TPU_WORKER_ID": "1"}
