@@ -19,7 +19,8 @@ from expllm_jax.parallel.roll_call import RollCall, call_the_roll
 ASKED = DistributedConfig()
 SLURM = {
     "SLURM_JOB_ID": "4097", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2",
-    "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_STEP_NODELIST": "gpu[003-004]-ib,last",
+    "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2",
+    "SLURM_STEP_NODELIST": "gpu[003-004]-ib,last",
     "CUDA_VISIBLE_DEVICES": "0,1,2,3",
 }  # fmt: skip
 GKE = {"TPU_WORKER_HOSTNAMES": "a-0.svc,a-1.svc", "TPU_WORKER_ID": "1"}
@@ -172,6 +173,7 @@ def test_one_that_finished_may_hang_up(monkeypatch):
     first, second, third = outcomes([(port, 0), (port, 1), (port, 2)], processes=3)
     second.finish()
     second._lines[0]._socket.shutdown(socket.SHUT_RDWR)  # as at the end of its process
+    third._leaving = True  # or it would end this process, once it misses process 0
     third._lines[0]._socket.shutdown(socket.SHUT_RDWR)  # killed
     assert first.wait_for_failure(20).process == 2
 
