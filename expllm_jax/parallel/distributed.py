@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import jax
@@ -25,6 +26,7 @@ notice a killed process at once and a host without power within about 35 s."""
 _JOINED_AT_MOST = 60  # seconds that JAX's service gets to connect processes that are known to be there
 
 _roll_call: RollCall | None = None
+_meetings: Counter[str] = Counter()  # how often each barrier was used
 _failed_with: int | None = None  # the exit status, once `together` saw this process fail
 
 
@@ -97,7 +99,7 @@ def barrier(name: str, seconds: float) -> None:
     """Returns once every process has called it with this `name`; at once in one process.
 
     Args:
-      name: of this meeting; a name is used for one meeting only (put the step in it).
+      name: of this meeting; a name that is used again is the next meeting of that name, in every process.
       seconds: how long to wait.
 
     Raises:
@@ -106,10 +108,11 @@ def barrier(name: str, seconds: float) -> None:
     if process_count() == 1:
         return
     client = _jax_distributed.global_state.client
-    arrived = f"expllm/arrived/{name}"
+    _meetings[name] += 1
+    arrived = f"expllm/arrived/{name} {_meetings[name]}"
     try:
         client.key_value_set(f"{arrived}/{process_id()}", "", allow_overwrite=True)
-        client.wait_at_barrier(f"expllm/{name}", timeout_in_ms=math.ceil(seconds * 1000))
+        client.wait_at_barrier(arrived, timeout_in_ms=math.ceil(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
         came = set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -142,8 +145,6 @@ def together() -> Iterator[None]:
     try:
         yield
     except ExpllmError as error:
-        if error.exit_status == 143:  # pre-empted: all processes end at the same step
-            raise
         _failed_with = error.exit_status
         _roll_call.fail(error.problem, error.exit_status)
         error.problem = f"{_roll_call.place_name()}: {error.problem}"

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from expllm_jax.errors import ExpllmError
@@ -138,7 +139,8 @@ def _placed(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
         return jax.device_put(leaf, sharding)
     # Every process holds the whole and places its own part. `device_put` would first send it around to compare.
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: whole[index])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -13,7 +13,6 @@ from tensorboardX import SummaryWriter
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.files import write_whole
-from expllm_jax.parallel import is_first
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -21,8 +20,6 @@ TENSORBOARD = "tensorboard"
 
 class MetricsLog:
     """Appends to `run_dir/metrics.jsonl`, one JSON object with a `step` per line, and to `run_dir/tensorboard`.
-
-    Of several processes, the first writes; all know the same numbers.
 
     Args:
       run_dir: the run's folder, which exists.
@@ -34,9 +31,6 @@ class MetricsLog:
 
     def __init__(self, run_dir: str | Path, step: int) -> None:
         self.path = Path(run_dir) / METRICS
-        self._writes = is_first()
-        if not self._writes:
-            return
         try:
             _cut_back(self.path, step)
             self._file = self.path.open("a", encoding="utf-8")
@@ -49,8 +43,6 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one line, which is out of this process's hands when the call returns."""
-        if not self._writes:
-            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -58,8 +50,6 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes both files."""
-        if not self._writes:
-            return
         self._file.close()
         self._board.close()
 
