@@ -22,7 +22,7 @@ def experiment() -> Experiment:
         model=ExpLLMConfig(
             # Block 6 of 12: on these faces its tokens tell units and expressions better than the last block's, at
             # half the cost (README, "Choices of the laptop preset").
-            vision=vit_s14(unroll=True),
+            vision=vit_s14(unroll=0),
             vision_layers=(5,),
             projector=ProjectorConfig(pool=2),
             decoder=DecoderConfig(
@@ -35,7 +35,7 @@ def experiment() -> Experiment:
                 mlp_width=704,
                 max_length=512,
                 init_std=0.0,
-                unroll=True,
+                unroll=0,
             ),
         ),
         train=TrainConfig(

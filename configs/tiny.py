@@ -23,7 +23,7 @@ def experiment() -> Experiment:
         records=EncodeConfig(image_tokens=16),
         cache_features=True,
         model=ExpLLMConfig(
-            vision=vit_s14(unroll=True),
+            vision=vit_s14(unroll=0),
             vision_layers=(0,),
             projector=ProjectorConfig(pool=4),
             decoder=DecoderConfig(

@@ -16,12 +16,12 @@ from flax import nnx
 from jax import lax
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models.layers import REMAT_POLICIES, Linear, RMSNorm, apply_rope, rope_tables, run_layers
+from expllm_jax.models.layers import REMAT_POLICIES, Linear, RMSNorm, apply_rope, rope_tables, run_layers, unroll_count
 from expllm_jax.models.layers.cross_entropy import TokenLosses, head_cross_entropy
 from expllm_jax.models.layers.linear import BASES, INIT_STD
 from expllm_jax.models.layers.rope import parse_rope_scaling
 from expllm_jax.models.lora import LoRAConfig
-from expllm_jax.parallel import attention, constrain
+from expllm_jax.parallel import ATTENTION, attention, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,15 @@ class DecoderConfig:
     # Standard deviation of fresh kernels; 0: 1 / sqrt(inputs), which a narrow decoder from scratch learns faster with.
     init_std: float = INIT_STD
     max_length: int = 2048  # tokens of the longest row it is meant for; at most sliding_window, if there is one
-    unroll: bool = False  # unroll the layers instead of scanning them; same parameters
-    remat: str = "none"  # what the backward pass computes again: none, full, dots
+    unroll: int = 1  # layers in one step of the loop over them; 0: all, without a loop; same parameters
+    remat: str = "none"  # what the backward pass computes again: none, full, dots, offload; see layers/loop.py
+    attention: str = "platform"  # "platform": the accelerator's own kernel where it fits; "dense": plain products
     dtype: str = "float32"  # compute dtype
     param_dtype: str = "float32"  # dtype the parameters are stored in; adapters are always float32
     base: str = "full"  # "int8": kernels of the layers are frozen 8-bit numbers, one scale per output; see quantize.py
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unroll", unroll_count(self.unroll))
         for name in ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "max_length"):
             if getattr(self, name) < 1:
                 raise ExpllmError(f"decoder {name} is {getattr(self, name)}", "give a positive number")
@@ -66,6 +68,8 @@ class DecoderConfig:
             raise ExpllmError(f"decoder head_dim {self.head_dim} is odd", "rotary positions need an even head_dim")
         if self.remat not in REMAT_POLICIES:
             raise ExpllmError(f"decoder remat is {self.remat!r}", f"choose from {', '.join(REMAT_POLICIES)}")
+        if self.attention not in ATTENTION:
+            raise ExpllmError(f"decoder attention is {self.attention!r}", f"choose from {', '.join(ATTENTION)}")
         if self.base not in BASES:
             raise ExpllmError(f"decoder base is {self.base!r}", f"choose from {', '.join(BASES)}")
         if not self.rope_theta > 1:
@@ -167,7 +171,9 @@ class Attention(nnx.Module):
                 k, v = cache.layer(layer)
             elif mask_BTS is not None:
                 mask_BTS = mask_BTS[:, :, :T]
-        o_BTHh = attention(q, k, v, mask_BTS, causal=alone, records_BT=step.records_BT)
+        o_BTHh = attention(
+            q, k, v, mask_BTS, causal=alone, records_BT=step.records_BT, kernel=self.config.attention
+        )
         return self.o(o_BTHh.reshape(B, T, heads * h), key(3)), cache
 
 

@@ -24,6 +24,7 @@ from expllm_jax.models.layers import (
     bicubic_matrix,
     branch_factors,
     run_layers,
+    unroll_count,
 )
 from expllm_jax.models.layers.linear import INIT_STD
 from expllm_jax.models.lora import LoRAConfig
@@ -73,12 +74,13 @@ class ViTConfig:
     layer_scale: bool = True  # learned per-channel factor on both residual branches; DINOv2 only
     drop_path: float = 0.0  # rate of stochastic depth in training, equal in all blocks (see layers/drop_path.py)
     resize: str = "size"  # how the position table is fitted to another grid: size, scale_0.1, antialias (see RESIZES)
-    unroll: bool = False  # unroll the blocks instead of scanning them; same parameters
-    remat: str = "none"  # what the backward pass computes again: none, full, dots
+    unroll: int = 1  # blocks in one step of the loop over them; 0: all, without a loop; same parameters
+    remat: str = "none"  # what the backward pass computes again: none, full, dots, offload; see layers/loop.py
     dtype: str = "float32"  # compute dtype
     param_dtype: str = "float32"  # dtype the parameters are stored in; adapters are always float32
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unroll", unroll_count(self.unroll))
         for name in ("width", "depth", "heads", "patch", "native_grid"):
             if getattr(self, name) < 1:
                 raise ExpllmError(f"vision {name} is {getattr(self, name)}", "give a positive number")

@@ -4,7 +4,7 @@ Everything that depends on the number or kind of devices is decided here; the mo
 """
 
 from expllm_jax.parallel.accelerators import ACCELERATORS, Accelerator, accelerator_of
-from expllm_jax.parallel.attention import attention
+from expllm_jax.parallel.attention import ATTENTION, attention
 from expllm_jax.parallel.cpu_attention import SAVED as SAVED_ATTENTION
 from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
 from expllm_jax.parallel.sharding import (
@@ -25,6 +25,7 @@ from expllm_jax.parallel.splash_attention import splash_attention, splash_fits
 __all__ = [
     "ACCELERATORS",
     "ACTIVATION_RULES",
+    "ATTENTION",
     "LOGICAL_AXES",
     "MESH_AXES",
     "PARAM_RULES",

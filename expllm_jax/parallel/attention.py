@@ -13,7 +13,11 @@ from jax import lax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.parallel.cpu_attention import MASKED_SCORE, attend_rows
+from expllm_jax.parallel.cudnn_attention import cudnn_attention, cudnn_fits
 from expllm_jax.parallel.splash_attention import splash_attention, splash_fits
+
+# How it is computed: by the platform's own kernel where that fits, or by plain products, to compare with.
+ATTENTION = ("platform", "dense")
 
 Operands = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 
@@ -26,6 +30,7 @@ def attention(
     *,
     causal: bool = False,
     records_BT: jax.Array | None = None,
+    kernel: str = "platform",
 ) -> jax.Array:
     """Scaled dot-product attention with grouped key/value heads; scores and softmax in float32.
 
@@ -39,6 +44,8 @@ def attention(
       records_BT: which record of its row every token is of, if the mask says no more than that a token sees those
         before it in its own record. On a TPU the scores are then never written down (see `splash_attention`), as long
         as T and h are multiples of 128.
+      kernel: of ATTENTION. "platform" is splash attention on a TPU (with `records_BT`), cuDNN on an NVIDIA GPU (in
+        half precision), blocks that stay in the cache on a CPU, and plain products where none of these fits.
 
     Returns:
       o_BTHh in the dtype of the queries.
@@ -59,9 +66,13 @@ def attention(
         mask_BTS = jnp.broadcast_to(triangle_BTS, (B, T, S)) if mask_BTS is None else mask_BTS & triangle_BTS
     q_BTKGh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h)
     operands = (q_BTKGh, k_BSKh, v_BSKh, mask_BTS)
+    if kernel == "dense":
+        return _attend(operands).reshape(B, T, H, h)
     platforms = {"cpu": functools.partial(_attend_on_cpu, causal=causal), "default": _attend}
     if records_BT is not None and splash_fits(T, h):
         platforms["tpu"] = lambda operands: splash_attention(*operands[:3], records_BT)
+    if cudnn_fits(q_BTKGh, k_BSKh):
+        platforms["cuda"] = lambda operands: cudnn_attention(*operands, causal=causal)
     o_BTKGh = lax.platform_dependent(operands, **platforms)
     return o_BTKGh.reshape(B, T, H, h)
 

@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     sources = {split: open_records(options.run / "records", split) for split in ("train", *SPLITS)}
     truth = {split: _truth(source) for split, source in sources.items()}
-    config = vit_s14(unroll=True)
+    config = vit_s14(unroll=0)
     params = {path: jnp.asarray(leaf) for path, leaf in dinov2_from_onnx(asset_path("dinov2-s"), config).items()}
     tower, _ = abstract(config)
     for block in options.blocks:

@@ -109,7 +109,7 @@ def forward(graphdef, params, tokens, positions, **more):
         ({"qkv_bias": True}, 1.0),
         ({"kv_heads": 6}, 1.0),
         ({"rope_scaling": "linear:4"}, 4.0),
-        ({"unroll": True}, 1.0),
+        ({"unroll": 0}, 1.0),
     ],
 )
 def test_agrees_with_numpy(changes, factor):

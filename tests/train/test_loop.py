@@ -189,10 +189,25 @@ def test_metrics_of_a_killed_process_are_cut_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"epochs": 2}, {"batch": 0}, {"accumulate": 3}, {"seed": -1}, {"trainable": ()}, {"log_every": 0}],
+    [
+        {"steps": 0},
+        {"epochs": 2},
+        {"batch": 0},
+        {"accumulate": 3},
+        {"seed": -1},
+        {"trainable": ()},
+        {"log_every": 0},
+        {"rows_per_device": 2, "accumulate": 2},
+        {"compiler_options": ("xla_flag",)},
+        {"profile": (3,)},
+        {"profile": (3, 2)},
+        {"keep_best": 1},
+        {"stuck_after": -1.0},
+        {"non_finite": "ignore"},
+    ],  # fmt: skip
 )
 def test_impossible_settings_name_the_field(wrong) -> None:
-    with pytest.raises(ExpllmError, match=next(iter(wrong)) if "accumulate" not in wrong else "divide"):
+    with pytest.raises(ExpllmError, match=next(iter(wrong)) if wrong != {"accumulate": 3} else "divide"):
         tiny_train_config(**wrong)
 
 

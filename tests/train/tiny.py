@@ -15,7 +15,7 @@ from expllm_jax.records import EncodedRow, Lengths
 VOCABULARY, IMAGE_TOKEN, PICTURE_SIZE, IMAGE_TOKENS, TOWER_WIDTH = 48, 47, 28, 4, 16
 
 
-def tiny_config(*, rank: int = 0, tied: bool = False, unroll: bool = False) -> ExpLLMConfig:
+def tiny_config(*, rank: int = 0, tied: bool = False, unroll: int = 1) -> ExpLLMConfig:
     lora = LoRAConfig(rank=rank, alpha=8.0, dropout=0.0, targets=("q", "v"))
     return ExpLLMConfig(
         vision=ViTConfig(width=TOWER_WIDTH, depth=2, heads=2, patch=14, native_grid=2),

@@ -5,7 +5,7 @@ loop.
 from expllm_jax.models.layers.activation import ACTIVATIONS, gelu
 from expllm_jax.models.layers.drop_path import branch_factors
 from expllm_jax.models.layers.linear import Linear
-from expllm_jax.models.layers.loop import REMAT_POLICIES, run_layers
+from expllm_jax.models.layers.loop import REMAT_POLICIES, run_layers, unroll_count
 from expllm_jax.models.layers.norm import LayerNorm, RMSNorm, rms_norm
 from expllm_jax.models.layers.resize import bicubic_matrix
 from expllm_jax.models.layers.rope import apply_rope, rope_tables
@@ -23,4 +23,5 @@ __all__ = [
     "rms_norm",
     "rope_tables",
     "run_layers",
+    "unroll_count",
 ]
