@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,22 +108,32 @@ def _compile(request: FitRequest, lowered: Any, began: float) -> tuple[Compiled,
     from expllm_jax.fit.request import Compiled
 
     options = dict(option.split("=", 1) for option in request.compiler_options)
-    limit = int(request.topology.accelerator.memory)
+    limit, arguments = int(request.topology.accelerator.memory), sum(lowered.categories.values()) - lowered.beside
+    program_bytes, shardings = 0, None
     try:
         compiled = lowered.lowered.compile(compiler_options=options or None)
     except Exception as error:  # a JaxRuntimeError; what kind of failure it is stands in its text alone
-        found = parse_out_of_memory(str(error))
-        if found is None:
+        refusal = parse_out_of_memory(str(error))
+        if refusal is None:
             raise
-        needed, limit, fits, program_bytes, shardings = found.needed_bytes, found.limit_bytes, False, 0, None
+        needed = refusal.needed_bytes + (0 if refusal.arguments else arguments)
     else:
+        refusal = None
         memory = compiled.memory_analysis()
         needed, program_bytes = memory.peak_memory_in_bytes, memory.generated_code_size_in_bytes
-        fits, shardings = True, compiled.output_shardings
+        shardings = compiled.output_shardings
+    needed += lowered.beside
     seconds = time.monotonic() - began
-    rest = max(0, needed - sum(lowered.categories.values()))
-    categories = {**lowered.categories, "activations and temporaries": rest}
-    return Compiled(lowered.name, fits, needed, limit, categories, round(seconds, 2), program_bytes), shardings
+    rest = max(0, needed - arguments - lowered.beside)
+    return Compiled(
+        program=lowered.name,
+        fits=refusal is None and needed <= limit,
+        peak_bytes=needed,
+        limit_bytes=limit,
+        categories={**lowered.categories, "activations and temporaries": rest},
+        compile_seconds=round(seconds, 2),
+        program_bytes=program_bytes,
+    ), shardings
 
 
 if __name__ == "__main__":

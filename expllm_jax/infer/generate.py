@@ -152,9 +152,7 @@ class Generator:
             features = features[:, None]
         shape = (0, 0) if features is None else features.shape[1:3]
         check_image_tokens(self._config, prompts.tokens_BT, *shape, lambda row: f"prompt {row}")
-        turn, row = prefill(
-            self._graphdef, self._params, prompts, features, max_new_tokens, pad, by_slot=self._by_slot
-        )
+        turn, row = prefill(self._graphdef, self._params, prompts, features, max_new_tokens, pad, by_slot=self._by_slot)
         onwards = functools.partial(
             advance,
             self._graphdef,

@@ -171,9 +171,7 @@ class Attention(nnx.Module):
                 k, v = cache.layer(layer)
             elif mask_BTS is not None:
                 mask_BTS = mask_BTS[:, :, :T]
-        o_BTHh = attention(
-            q, k, v, mask_BTS, causal=alone, records_BT=step.records_BT, kernel=self.config.attention
-        )
+        o_BTHh = attention(q, k, v, mask_BTS, causal=alone, records_BT=step.records_BT, kernel=self.config.attention)
         return self.o(o_BTHh.reshape(B, T, heads * h), key(3)), cache
 
 
