@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from expllm_jax.cli.parsing import Outcome, add_verb, natural, override_argument, positive, say, show
 from expllm_jax.errors import ExpllmError
+from expllm_jax.files import write_whole
 
 if TYPE_CHECKING:
     from expllm_jax.fit.compiling import TpuCompiler
@@ -21,6 +22,8 @@ def _fit(options: argparse.Namespace) -> Outcome:
     from expllm_jax.fit.search import most_rows
     from expllm_jax.fit.suggestions import suggestions
 
+    if options.table:
+        return _table(options)
     request = _request(options)
     with TpuCompiler(time_limit=options.time_limit, say=say) as compiler:
         found = None
@@ -37,6 +40,23 @@ def _fit(options: argparse.Namespace) -> Outcome:
     return Outcome(as_json(answer, found, suggested), 0 if answer.fits else 1)
 
 
+def _table(options: argparse.Namespace) -> Outcome:
+    from pathlib import Path
+
+    from expllm_jax.fit.compiling import TpuCompiler
+    from expllm_jax.fit.table import Answers, fill_table, render_table
+
+    path = Path(options.out)
+    answers = path.with_suffix(".json")
+    found = {}
+    with TpuCompiler(time_limit=options.time_limit, say=say) as compiler:
+        for cell, what in fill_table(compiler, Answers(answers), say):
+            found[cell.name, cell.mode] = what
+            write_whole(path, render_table(found))
+    show(options, f"{path.read_text()}\ntable    {path}\nanswers  {answers}")
+    return Outcome({"table": str(path), "answers": str(answers)}, 0)
+
+
 def _compiled(compiler: TpuCompiler, request: FitRequest) -> Answer:
     from expllm_jax.fit.checks import check
 
@@ -51,6 +71,8 @@ def _request(options: argparse.Namespace) -> FitRequest:
     from expllm_jax.fit.asking import RowShape, decode_request, train_request
     from expllm_jax.fit.topology import parse_topology
 
+    if not options.experiment or not options.topology:
+        raise ExpllmError("no experiment or no --topology is given", "expllm fit EXPERIMENT --topology v5e:2x4")
     topology = parse_topology(options.topology, options.slices)
     experiment = load_experiment(options.experiment, options.set)
     # As the run itself decides it, by the layout of its records.
@@ -95,8 +117,8 @@ def add(verbs: Any) -> None:
         "whether a run fits a TPU slice, by its compiler, without a TPU; status 1 if not",
         "expllm fit small --topology v5e:2x4 --find-batch",
     )
-    fit.add_argument("experiment", help="a name from `expllm config list`, or a .py file")
-    fit.add_argument("--topology", required=True, metavar="NAME", help="such as v5e:2x4, v5e-8, v5p-64 or 2xv5e-256")
+    fit.add_argument("experiment", nargs="?", help="a name from `expllm config list`, or a .py file")
+    fit.add_argument("--topology", metavar="NAME", help="such as v5e:2x4, v5e-8, v5p-64 or 2xv5e-256")
     fit.add_argument("--slices", type=natural, default=1, help="so many of them, with data across (default: 1)")
     fit.add_argument("--mesh", metavar="DATA,FSDP,TENSOR", help="devices of each axis, -1: the rest")
     override_argument(fit)
@@ -112,6 +134,10 @@ def add(verbs: Any) -> None:
     decode.add_argument("--batch", type=natural, default=64, help="prompts at once (default: 64)")
     decode.add_argument("--prompt-tokens", type=natural, default=0, metavar="TOKENS", help="(default: picture + 128)")
     decode.add_argument("--new-tokens", type=natural, default=256, metavar="TOKENS", help="at most (default: 256)")
+    fit.add_argument("--table", action="store_true", help="instead, the README's table of the paper's model; hours")
+    fit.add_argument(
+        "--out", default="fit_table.md", help="of --table; answers are kept beside it, and it goes on there"
+    )
     fit.add_argument("--no-suggestions", action="store_true", help="do not compile what could be changed")
     fit.add_argument(
         "--time-limit", type=positive, default=900.0, metavar="SECONDS", help="for one program (default: 900)"

@@ -14,8 +14,8 @@ import jax
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"(\d+(?:\.\d+)?)([KMGT]?)"
-# What libtpu 0.0.42 says. Before it compiles: "the total memory required for HLO temporaries (323.84G) exceeds available
-# HBM (15.75G)"; while it places buffers: "Used 16.44G of 15.75G hbm".
+# What libtpu 0.0.42 says. Before compiling: "total memory required for HLO temporaries (323.84G) exceeds available HBM
+# (15.75G)"; while it places buffers: "Used 16.44G of 15.75G hbm".
 _TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
 _ALL = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE} hbm")
 
