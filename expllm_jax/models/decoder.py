@@ -145,6 +145,7 @@ class Attention(nnx.Module):
                 param_dtype=config.param_dtype,
                 init_std=config.init_std,
                 base=config.base,
+                path=f"blocks/attn/{name}",
             )
 
         self.q = linear("q", D, config.heads * h, config.qkv_bias)
@@ -158,9 +159,10 @@ class Attention(nnx.Module):
         B, T, _ = x_BTD.shape
         heads, kv_heads, h = self.config.heads, self.config.kv_heads, self.config.head_dim
         key = (lambda i: None) if keys is None else lambda i: keys[i]
-        q = constrain(self.q(x_BTD, key(0)).reshape(B, T, heads, h), "heads_BTHh")
-        k = constrain(self.k(x_BTD, key(1)).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
-        v = constrain(self.v(x_BTD, key(2)).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
+        wide_BTD = x_BTD.astype(jnp.float32)
+        q = constrain(self.q(x_BTD, key(0), wide_BTD).reshape(B, T, heads, h), "heads_BTHh")
+        k = constrain(self.k(x_BTD, key(1), wide_BTD).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
+        v = constrain(self.v(x_BTD, key(2), wide_BTD).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
         q, k = apply_rope(q, step.rope), apply_rope(k, step.rope)
         mask_BTS, alone = step.mask_BTS, cache is None
         if cache is not None:
@@ -188,13 +190,14 @@ class MLP(nnx.Module):
             "init_std": config.init_std,
             "base": config.base,
         }
-        self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
-        self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)
-        self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), **common)
+        self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), path="blocks/mlp/gate", **common)
+        self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), path="blocks/mlp/up", **common)
+        self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), path="blocks/mlp/down", **common)
 
     def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
         key = (lambda i: None) if keys is None else lambda i: keys[i]
-        hidden_BTF = jax.nn.silu(self.gate(x_BTD, key(4))) * self.up(x_BTD, key(5))
+        wide_BTD = x_BTD.astype(jnp.float32)
+        hidden_BTF = jax.nn.silu(self.gate(x_BTD, key(4), wide_BTD)) * self.up(x_BTD, key(5), wide_BTD)
         return self.down(constrain(hidden_BTF, "mlp_BTF"), key(6))
 
 

@@ -157,6 +157,7 @@ class Attention(nnx.Module):
                 lora=lora.on(name),
                 dtype=config.dtype,
                 param_dtype=config.param_dtype,
+                path=f"blocks/attn/{name}",
             )
 
         self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
@@ -164,8 +165,9 @@ class Attention(nnx.Module):
     def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
         B, T, D = x_BTD.shape
         key = (lambda i: keys[i]) if keys is not None else lambda i: None
+        wide_BTD = x_BTD.astype(jnp.float32)
         q, k, v = (
-            constrain(linear(x_BTD, key(i)).reshape(B, T, self.heads, D // self.heads), "heads_BTHh")
+            constrain(linear(x_BTD, key(i), wide_BTD).reshape(B, T, self.heads, D // self.heads), "heads_BTHh")
             for i, linear in enumerate((self.q, self.k, self.v))
         )
         return self.o(attention(q, k, v).reshape(B, T, D), key(3))
@@ -177,8 +179,8 @@ class MLP(nnx.Module):
     def __init__(self, config: ViTConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
         common = {"rngs": rngs, "stack": stack, "dtype": config.dtype, "param_dtype": config.param_dtype}
         self.activation = ACTIVATIONS[config.feed_forward]
-        self.fc1 = Linear(config.width, config.mlp_width, lora=lora.on("fc1"), **common)
-        self.fc2 = Linear(config.mlp_width, config.width, lora=lora.on("fc2"), **common)
+        self.fc1 = Linear(config.width, config.mlp_width, lora=lora.on("fc1"), path="blocks/mlp/fc1", **common)
+        self.fc2 = Linear(config.mlp_width, config.width, lora=lora.on("fc2"), path="blocks/mlp/fc2", **common)
 
     def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
         hidden_BTF = self.activation(constrain(self.fc1(x_BTD, None if keys is None else keys[4]), "mlp_BTF"))
@@ -190,13 +192,14 @@ class GatedMLP(nnx.Module):
 
     def __init__(self, config: ViTConfig, lora: LoRAConfig, *, stack: tuple[int, ...], rngs: nnx.Rngs):
         common = {"rngs": rngs, "stack": stack, "dtype": config.dtype, "param_dtype": config.param_dtype}
-        self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), **common)
-        self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), **common)
-        self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), **common)
+        self.gate = Linear(config.width, config.mlp_width, lora=lora.on("gate"), path="blocks/mlp/gate", **common)
+        self.up = Linear(config.width, config.mlp_width, lora=lora.on("up"), path="blocks/mlp/up", **common)
+        self.down = Linear(config.mlp_width, config.width, lora=lora.on("down"), path="blocks/mlp/down", **common)
 
     def __call__(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
         key = (lambda i: keys[i]) if keys is not None else lambda i: None
-        hidden_BTF = jax.nn.silu(self.gate(x_BTD, key(4))) * self.up(x_BTD, key(5))
+        wide_BTD = x_BTD.astype(jnp.float32)
+        hidden_BTF = jax.nn.silu(self.gate(x_BTD, key(4), wide_BTD)) * self.up(x_BTD, key(5), wide_BTD)
         return self.down(constrain(hidden_BTF, "mlp_BTF"), key(6))
 
 
