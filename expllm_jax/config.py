@@ -16,7 +16,7 @@ import os
 import sysconfig
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from typing import Any
 from expllm_jax.engine import NarratorConfig
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import BASIC_7
-from expllm_jax.models import ExpLLMConfig, smollm2_135m, vit_s14
+from expllm_jax.models import ExpLLMConfig, abstract, select, smollm2_135m, vit_s14
+from expllm_jax.parallel import preset
 from expllm_jax.records import EncodeConfig, MixtureEntry
 from expllm_jax.sources.rendered import INDEPENDENT, RenderedConfig
 from expllm_jax.train import TrainConfig
@@ -46,6 +47,7 @@ _TOWER_SHAPE = ("width", "depth", "heads", "mlp_ratio", "patch", "native_grid", 
 _DECODERS = {"smollm2": smollm2_135m()}
 _DECODER_SHAPE = ("vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_width", "rope_theta", "norm_eps",
                   "tied", "qkv_bias")  # fmt: skip
+_ADAPTER = ("/lora_a", "/lora_b")
 PICTURE_SIZE = 224  # pixels a side; what the tower sees
 
 
@@ -205,8 +207,9 @@ class Experiment:
             )
 
 
-def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment of a file in `configs/` (by name or path), with `key=value` overrides applied.
+def load_experiment(name_or_path: str, overrides: Sequence[str] = (), *, accelerator: str = "") -> Experiment:
+    """The experiment of a file in `configs/` (by name or path), with the preset of an accelerator, if one is named, and
+    `key=value` overrides applied, which win.
 
     Raises ExpllmError for an unknown name (listing the nearest), a file that does not define `experiment()`, and bad
     overrides.
@@ -239,7 +242,43 @@ def load_experiment(name_or_path: str, overrides: Iterable[str] = ()) -> Experim
         raise ExpllmError(
             f"{path}: experiment() returned {type(made).__name__}", "return an expllm_jax.config.Experiment"
         )
+    if accelerator:  # what trains decides about dtypes, so that the preset sees the overrides, too
+        made = with_preset(override(made, overrides), accelerator)
     return override(made, overrides)
+
+
+def with_preset(experiment: Experiment, name: str) -> Experiment:
+    """The experiment with the settings of `parallel.PRESETS[name]`: mesh, rematerialisation, attention, rows that a
+    device computes at a time, options of the compiler, and dtypes.
+
+    A tower or decoder whose own weights are frozen is stored in the dtype it computes in. One that trains is stored in
+    float32, as adapters and the projector always are, because an update is often smaller than bfloat16 can tell.
+
+    Raises ExpllmError for an unknown name.
+    """
+    settings, model, train = preset(name), experiment.model, experiment.train
+    trained = [path for path in select(abstract(model)[1], train.trainable)[0] if not path.endswith(_ADAPTER)]
+
+    def dtypes(part: str) -> dict[str, str]:
+        trains = any(path.startswith(f"{part}/") for path in trained)
+        return {"dtype": settings.dtype, "param_dtype": "float32" if trains else settings.dtype}
+
+    vision = dataclasses.replace(model.vision, remat=settings.vision_remat, **dtypes("vision"))
+    decoder = dataclasses.replace(
+        model.decoder, remat=settings.decoder_remat, attention=settings.attention, **dtypes("decoder")
+    )
+    projector = dataclasses.replace(model.projector, dtype=settings.dtype)
+    return dataclasses.replace(
+        experiment,
+        model=dataclasses.replace(model, vision=vision, decoder=decoder, projector=projector),
+        train=dataclasses.replace(
+            train,
+            mesh=settings.mesh,
+            rows_per_device=settings.rows_per_device,
+            accumulate=1 if settings.rows_per_device else train.accumulate,
+            compiler_options=settings.compiler_options,
+        ),
+    )
 
 
 def experiment_names() -> list[str]:

@@ -40,8 +40,8 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
 from expllm_jax.initial_weights import check_weights, initial_params
-from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, select
-from expllm_jax.parallel import make_mesh
+from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, mesh_splits, select
+from expllm_jax.parallel import check_mesh, make_mesh
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
@@ -151,12 +151,14 @@ def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> Non
 
 def check_feasible(experiment: Experiment) -> None:
     """Raises ExpllmError for what would otherwise fail only after the faces were rendered: a template that is not
-    there, devices that do not fill the mesh, layers that the tower does not have, patterns that match no parameter, a
-    model that cannot be built.
+    there, a mesh that does not fit the devices, the model or the batch, layers that the tower does not have, patterns
+    that match no parameter, a model that cannot be built.
     """
     ConversationTemplate.load(experiment.template)
-    experiment.train.mesh.shape(jax.device_count())
-    model = experiment.model
+    model, train = experiment.model, experiment.train
+    # Packing chooses the rows of an update itself, as many as fit the mesh.
+    rows = 0 if train.packing.on else train.batch // train.accumulate
+    check_mesh(train.mesh, jax.devices(), splits=mesh_splits(model), rows=rows)
     try:
         shapes = abstract(model)[1]
         tower_def, tower = abstract(model.vision)
@@ -166,7 +168,7 @@ def check_feasible(experiment: Experiment) -> None:
         raise ExpllmError(
             f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
         ) from error
-    select(shapes, experiment.train.trainable)
+    select(shapes, train.trainable)
     check_weights(experiment)
 
 

@@ -96,6 +96,16 @@ def placed_arguments(verb: argparse.ArgumentParser, default: str | None) -> None
     override_argument(verb)
 
 
+def accelerator_argument(verb: argparse.ArgumentParser) -> None:
+    """--accelerator NAME."""
+    verb.add_argument(
+        "--accelerator",
+        default="",
+        metavar="NAME",
+        help="begin from what suits a kind of device, see `expllm config accelerators`; --set changes it again",
+    )
+
+
 def override_argument(verb: argparse.ArgumentParser) -> None:
     """--set KEY=VALUE."""
     verb.add_argument(

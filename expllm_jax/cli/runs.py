@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from expllm_jax.cli.parsing import DEFAULT_RUN, add_verb, experiment_argument, placed_arguments, run_argument, say, show
+from expllm_jax.cli.parsing import (
+    DEFAULT_RUN,
+    accelerator_argument,
+    add_verb,
+    experiment_argument,
+    placed_arguments,
+    run_argument,
+    say,
+    show,
+)
 
 
 def _demo(options: argparse.Namespace) -> dict[str, Any]:
@@ -23,7 +32,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     from expllm_jax.config import load_experiment
 
     given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
-    run = stages.open_folder(options.out, load_experiment(options.experiment, given), say, command=options.typed)
+    experiment = load_experiment(options.experiment, given, accelerator=options.accelerator)
+    run = stages.open_folder(options.out, experiment, say, command=options.typed)
     stages.render_faces(run)
     stages.build_records(run)
     result = stages.train_model(run)
@@ -98,6 +108,7 @@ def add(verbs: Any) -> None:
         "expllm train laptop --out runs/a --set train.steps=50",
     )
     experiment_argument(train)
+    accelerator_argument(train)
     train.add_argument(
         "--on-error", choices=("raise", "skip"),
         help="what a damaged record does: raise ends the run, skip goes on without it and lists it (default: raise)",

@@ -28,6 +28,7 @@ from expllm_jax.models.expllm import (
     check_image_tokens,
     expllm_7b,
     merged,
+    mesh_splits,
 )
 from expllm_jax.models.lora import LoRAConfig, merge_lora, unmerge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
@@ -71,6 +72,7 @@ __all__ = [
     "merge",
     "merge_lora",
     "merged",
+    "mesh_splits",
     "mistral_7b",
     "quantize_int8",
     "qwen25_0_5b",

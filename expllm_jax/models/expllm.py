@@ -94,6 +94,23 @@ class ExpLLMConfig:
         return ExpLLM(self, rngs=rngs)
 
 
+def mesh_splits(config: ExpLLMConfig) -> dict[str, tuple[str, int]]:
+    """What of the model has to divide by an axis of the mesh: key of the configuration -> (axis, size).
+
+    Key/value heads and the vocabulary are not among them: where they do not divide, every device holds them all.
+    """
+    vision, decoder = config.vision, config.decoder
+    return {
+        "model.decoder.heads": ("tensor", decoder.heads),
+        "model.decoder.mlp_width": ("tensor", decoder.mlp_width),
+        "model.decoder.width": ("fsdp", decoder.width),
+        "model.vision.heads": ("tensor", vision.heads),
+        "model.vision.mlp_width": ("tensor", vision.mlp_width),
+        "model.vision.width": ("fsdp", vision.width),
+        "model.decoder.width (of the projector)": ("tensor", decoder.width),
+    }
+
+
 def attention_mask(segments_BS: jax.Array, *, start: jax.Array | int = 0, queries: int | None = None) -> jax.Array:
     """Who may look at whom in a row of records, each with a prefix and independent branches.
 
