@@ -6,7 +6,16 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from expllm_jax.cli.parsing import Outcome, add_verb, natural, override_argument, positive, say, show
+from expllm_jax.cli.parsing import (
+    Outcome,
+    accelerator_argument,
+    add_verb,
+    natural,
+    override_argument,
+    positive,
+    say,
+    show,
+)
 from expllm_jax.errors import ExpllmError
 from expllm_jax.files import write_whole
 
@@ -74,7 +83,7 @@ def _request(options: argparse.Namespace) -> FitRequest:
     if not options.experiment or not options.topology:
         raise ExpllmError("no experiment or no --topology is given", "expllm fit EXPERIMENT --topology v5e:2x4")
     topology = parse_topology(options.topology, options.slices)
-    experiment = load_experiment(options.experiment, options.set)
+    experiment = load_experiment(options.experiment, options.set, accelerator=options.accelerator)
     # As the run itself decides it, by the layout of its records.
     model = dataclasses.replace(experiment.model, chained=experiment.records.layout != "branched")
     mesh = _mesh(options.mesh) if options.mesh else None
@@ -121,6 +130,7 @@ def add(verbs: Any) -> None:
     fit.add_argument("--topology", metavar="NAME", help="such as v5e:2x4, v5e-8, v5p-64 or 2xv5e-256")
     fit.add_argument("--slices", type=natural, default=1, help="so many of them, with data across (default: 1)")
     fit.add_argument("--mesh", metavar="DATA,FSDP,TENSOR", help="devices of each axis, -1: the rest")
+    accelerator_argument(fit)
     override_argument(fit)
     rows = fit.add_argument_group("an update")
     size = rows.add_mutually_exclusive_group()

@@ -35,9 +35,8 @@ class Lowered:
 
 
 def mesh_of(request: FitRequest, devices: Sequence[Any]) -> Mesh:
-    """The mesh of the run, with the devices of one slice beside each other, so that `data` alone spans slices."""
-    by_slice = sorted(devices, key=lambda device: device.slice_index) if request.topology.slices > 1 else devices
-    return make_mesh(MeshConfig(*request.mesh), by_slice)
+    """The mesh of the run, over the devices of its topology."""
+    return make_mesh(MeshConfig(*request.mesh), devices)
 
 
 def programs(request: FitRequest, mesh: Mesh) -> Iterator[tuple[str, Callable[..., Any]]]:

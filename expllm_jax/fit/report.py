@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from expllm_jax.fit.bound import bound_of
 from expllm_jax.fit.request import GIB, Answer, FitRequest
 from expllm_jax.fit.search import ROWS, Found
 from expllm_jax.fit.suggestions import Suggestion
@@ -23,6 +25,8 @@ def as_text(answer: Answer, found: Found | None = None, suggested: Sequence[Sugg
         lines.append(f"compiled in {seconds}, {code} of machine code" if program.fits else f"refused after {seconds}")
     if found is not None:
         lines += ["", *_search_lines(answer, found)]
+    if answer.fits:
+        lines += ["", *_bound_lines(answer)]
     if suggested:
         lines += ["", "what would change it (one at a time, compiled):"]
         width = max(len(one.change) for one in suggested)
@@ -67,11 +71,21 @@ def as_json(answer: Answer, found: Found | None = None, suggested: Sequence[Sugg
             one.program: {
                 "fits": one.fits,
                 "peak_gib": round(one.peak_bytes / GIB, 3),
+                "collectives": [dataclasses.asdict(part) for part in one.traffic],
                 "categories_gib": {name: round(bytes_ / GIB, 3) for name, bytes_ in one.categories.items()},
             }
             for one in answer.programs
         },
     }
+    if answer.fits:
+        bound = bound_of(answer)
+        values |= {
+            "flops": bound.flops,
+            "recomputed_flops": bound.recomputed,
+            "bound_s": {key: value for key, value in bound.estimate._asdict().items() if key != "assumptions"},
+            "bound_by": bound.estimate.bound_by,
+            "assumptions": list(bound.estimate.assumptions),
+        }
     if found is not None:
         values["tried"] = [
             {"rows": rows, "fits": one.fits, "peak_gib": round(one.largest.peak_bytes / GIB, 3)}
@@ -113,6 +127,26 @@ def _verdict(answer: Answer) -> str:
     if answer.fits:
         return f"fits: {used}, {program.headroom_bytes / GIB:.2f} GiB left"
     return f"does not fit: {program.program} takes {used}, {-program.headroom_bytes / GIB:.2f} GiB too much"
+
+
+def _bound_lines(answer: Answer) -> list[str]:
+    bound, turn = bound_of(answer), "an update" if answer.request.task == "train" else "a token of every prompt"
+    again = f", {bound.recomputed:.3g} computed again" if bound.recomputed else ""
+    lines = [f"{'exchanged by a device':<28} {'ICI, GiB':>10} {'DCN, GiB':>10} {'times':>8}"]
+    for program in answer.programs:
+        for one in program.traffic:
+            ici, dcn = (one.bytes / GIB if one.network == network else 0.0 for network in ("ici", "dcn"))
+            lines.append(f"  {f'{program.program}: {one.kind}':<26} {ici:>10.3f} {dcn:>10.3f} {one.count:>8.0f}")
+    times = bound.estimate
+    parts = {"compute": times.compute_s, "memory": times.memory_s, "ICI": times.ici_s, "DCN": times.dcn_s}
+    each = ", ".join(f"{name} {seconds * 1e3:,.1f}" for name, seconds in parts.items())
+    return [
+        *lines,
+        "",
+        f"{turn}: {bound.flops:.3g} operations{again}",
+        f"it takes at least {times.step_s * 1e3:,.1f} ms ({each}), assuming:",
+        *(f"  - {assumption}" for assumption in times.assumptions),
+    ]
 
 
 def _search_lines(answer: Answer, found: Found) -> list[str]:

@@ -78,6 +78,11 @@ class Topology:
         return math.prod(self.shape) * _GENERATIONS[self.generation].devices
 
     @property
+    def devices_per_host(self) -> int:
+        """Hosts have four chips, or fewer where the slice has no more."""
+        return min(4 * _GENERATIONS[self.generation].devices, self.devices_per_slice)
+
+    @property
     def devices(self) -> int:
         """Of all slices together."""
         return self.devices_per_slice * self.slices

@@ -16,13 +16,13 @@ from tests.fit.fake_compiler import FakeCompiler
     [
         (["small", "--topology", "v5e:3x3"], ["v5e:3x3", "v5e:2x4"]),
         (["smal", "--topology", "v5e:2x4"], ["small"]),
-        (["small", "--topology", "v5e:2x4", "--mesh", "1,3,1"], ["fsdp=3", "--mesh 1,8,1"]),
+        (["small", "--topology", "v5e:2x4", "--mesh", "1,3,1"], ["fsdp=3", "data=1 fsdp=8 tensor=1"]),
         (["small", "--topology", "v5e:2x4", "--mesh", "8"], ["--mesh", "1,-1,1"]),
-        (["small", "--topology", "v5e:2x4", "--mesh", "1,2,4"], ["heads (9)", "tensor=1"]),
-        (["small", "--topology", "v5e-8", "--slices", "2", "--mesh", "1,16,1"], ["2 slices", "--mesh 2,8,1"]),
+        (["small", "--topology", "v5e:2x4", "--mesh", "1,2,4"], ["heads is 9"]),
+        (["small", "--topology", "v5e-8", "--slices", "2", "--mesh", "1,16,1"], ["2 slices", "data=2 fsdp=8 tensor=1"]),
         (["small"], ["--topology"]),
         (["small", "--topology", "v5e-8", "--decode", "--find-batch"], ["--find-batch"]),
-        (["small", "--topology", "v5e-8", "--decode", "--mesh", "1,8,1", "--batch", "4"], ["4 prompts", "--batch 8"]),
+        (["small", "--topology", "v5e-8", "--decode", "--mesh", "1,8,1", "--batch", "4"], ["batch of 4"]),
         (["small", "--topology", "v5e-8", "--pictures", "99"], ["99 pictures"]),
     ],
 )
