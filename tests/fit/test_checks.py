@@ -44,7 +44,7 @@ def test_a_model_that_does_not_divide_over_the_mesh_is_refused():
     request = train_request(MODEL, TrainConfig(steps=1, packing=PACKED), TWO_PODS, mesh=MeshConfig(2, -1, 64))
     with pytest.raises(ExpllmError, match="heads.*tensor=64") as caught:
         check(request)
-    assert "tensor=16" in caught.value.remedy  # the tower has 16 heads
+    assert "data=2 fsdp=64 tensor=4" in caught.value.remedy
 
 
 def test_pictures_that_do_not_fit_in_a_row_are_refused():
