@@ -1,8 +1,8 @@
 # Sourced by the scripts beside it: makes a Python environment in the checkout and installs what launch/lock/ pins into it.
 #
-#   expllm_setup FOLDER LOCK     FOLDER: .venv, .venv-parity or .venv-beam
-#                                LOCK: base, dev or parity (each includes the ones before); tpu or cuda (base, and what
-#                                drives the processor); or beam, which stands alone
+#   expllm_setup FOLDER LOCK     FOLDER: .venv, .venv-parity, .venv-fit or .venv-beam
+#                                LOCK: base; dev, which includes base; parity or fit, which include dev; tpu or cuda (base,
+#                                and what drives the processor); or beam, which stands alone
 #
 # A stamp in the environment holds the SHA-256 of the lock files and of setup.cfg: while it matches, nothing is installed and
 # no network is needed. EXPLLM_PYTHON names the Python 3.11 to use. Environment problems are one error and exit status 2.
@@ -68,7 +68,7 @@ expllm_pip() { # VENV ARGUMENTS...
 expllm_setup() { # FOLDER LOCK
     local folder="$1" lock="$2" venv="$expllm_root/$1"
     if [ ! -f "$expllm_root/launch/lock/$lock.txt" ]; then
-        expllm_fail "there is no launch/lock/$lock.txt" "use one of: base, dev, parity, tpu, cuda, beam"
+        expllm_fail "there is no launch/lock/$lock.txt" "use one of: base, dev, parity, fit, tpu, cuda, beam"
     fi
     if expllm_is_ready "$venv" "$lock"; then return; fi
 
@@ -151,6 +151,7 @@ expllm_size() { # LOCK
         base) echo "about 83 packages, 1.3 GB on disk, a minute or two" ;;
         dev) echo "about 95 packages, 1.4 GB on disk, a minute or two" ;;
         parity) echo "about 113 packages, 2.6 GB on disk, a few minutes" ;;
+        fit) echo "about 96 packages, 2.0 GB on disk, a few minutes" ;;
         tpu) echo "about 84 packages, 2.0 GB on disk, a minute or two" ;;
         cuda) echo "about 98 packages, several GB on disk, some minutes" ;;
         beam) echo "about 102 packages, 1.5 GB on disk, a minute or two" ;;

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expllm_jax.fit.request import Compiled, FitRequest
+    from expllm_jax.fit.request import Compiled, FitRequest, Traffic
     from expllm_jax.fit.topology import Topology
 
 ENVIRONMENT = {
@@ -108,22 +108,47 @@ def _compile(request: FitRequest, lowered: Any, began: float) -> tuple[Compiled,
     from expllm_jax.fit.request import Compiled
 
     options = dict(option.split("=", 1) for option in request.compiler_options)
-    limit = int(request.topology.accelerator.memory)
+    limit, arguments = int(request.topology.accelerator.memory), sum(lowered.categories.values()) - lowered.beside
+    program_bytes, shardings, traffic = 0, None, ()
     try:
         compiled = lowered.lowered.compile(compiler_options=options or None)
     except Exception as error:  # a JaxRuntimeError; what kind of failure it is stands in its text alone
-        found = parse_out_of_memory(str(error))
-        if found is None:
+        refusal = parse_out_of_memory(str(error))
+        if refusal is None:
             raise
-        needed, limit, fits, program_bytes, shardings = found.needed_bytes, found.limit_bytes, False, 0, None
+        needed = refusal.needed_bytes + (0 if refusal.arguments else arguments)
     else:
+        refusal = None
         memory = compiled.memory_analysis()
         needed, program_bytes = memory.peak_memory_in_bytes, memory.generated_code_size_in_bytes
-        fits, shardings = True, compiled.output_shardings
+        shardings = compiled.output_shardings
+        traffic = _traffic(compiled.as_text(), request)
+    needed += lowered.beside
     seconds = time.monotonic() - began
-    rest = max(0, needed - sum(lowered.categories.values()))
-    categories = {**lowered.categories, "activations and temporaries": rest}
-    return Compiled(lowered.name, fits, needed, limit, categories, round(seconds, 2), program_bytes), shardings
+    rest = max(0, needed - arguments - lowered.beside)
+    return Compiled(
+        program=lowered.name,
+        fits=refusal is None and needed <= limit,
+        peak_bytes=needed,
+        limit_bytes=limit,
+        categories={**lowered.categories, "activations and temporaries": rest},
+        compile_seconds=round(seconds, 2),
+        program_bytes=program_bytes,
+        traffic=traffic,
+    ), shardings
+
+
+def _traffic(text: str, request: FitRequest) -> tuple[Traffic, ...]:
+    """What the program exchanges, added up by kind and network."""
+    from expllm_jax.fit.collectives import collectives
+    from expllm_jax.fit.request import Traffic
+
+    totals: dict[tuple[str, str], tuple[float, float]] = {}
+    # The loop over new tokens ends when all rows have: it is counted to its last turn.
+    for one in collectives(text, request.topology.devices_per_slice, unknown_trips=request.new_tokens):
+        moved, times = totals.get((one.kind, one.network), (0.0, 0.0))
+        totals[one.kind, one.network] = (moved + one.total_bytes, times + one.count)
+    return tuple(Traffic(*key, *value) for key, value in sorted(totals.items()))
 
 
 if __name__ == "__main__":

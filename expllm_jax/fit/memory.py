@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import jax
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = r"([\d.]+)([KMGT]?)B?"
-# "Used 16.44G of 15.75G hbm." and "… temporaries (323.84G) exceeds available HBM (15.75G)." of libtpu 0.0.42.
-_OUT_OF_MEMORY = (
-    re.compile(rf"[Uu]sed {_SIZE} of {_SIZE} hbm"),
-    re.compile(rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
-    re.compile(rf"requires? {_SIZE}[^.]*?only {_SIZE}"),
-)
+_SIZE = r"(\d+(?:\.\d+)?)([KMGT]?)"
+# What libtpu 0.0.42 says. Before compiling: "total memory required for HLO temporaries (323.84G) exceeds available HBM
+# (15.75G)"; while it places buffers: "Used 16.44G of 15.75G hbm".
+_TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
+_ALL = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE} hbm")
 
 
 class OutOfMemory(NamedTuple):
@@ -27,17 +25,18 @@ class OutOfMemory(NamedTuple):
 
     needed_bytes: int
     limit_bytes: int
+    arguments: bool  # whether needed_bytes counts the program's arguments, and not only temporaries
 
 
 def parse_out_of_memory(message: str) -> OutOfMemory | None:
     """What a compiler's error says of memory; None if it is another error."""
     if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower():
         return None
-    for pattern in _OUT_OF_MEMORY:
+    for pattern, arguments in ((_TEMPORARIES, False), (_ALL, True)):
         if found := pattern.search(message):
             needed, needed_unit, limit, limit_unit = found.groups()
             return OutOfMemory(
-                round(float(needed) * _UNITS[needed_unit]), round(float(limit.rstrip(".")) * _UNITS[limit_unit])
+                round(float(needed) * _UNITS[needed_unit]), round(float(limit) * _UNITS[limit_unit]), arguments
             )
     return None
 

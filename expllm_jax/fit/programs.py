@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from expllm_jax.fit.memory import device_bytes
 from expllm_jax.fit.request import FitRequest
-from expllm_jax.infer.generate import advance, prefill
+from expllm_jax.infer.generate import Prompts, advance, prefill
 from expllm_jax.models import AbstractParams, LoRAConfig, abstract, merge, select
 from expllm_jax.parallel import MeshConfig, batch_sharding, make_mesh, shard_params
 from expllm_jax.records.augment_draws import Column
@@ -30,13 +30,13 @@ class Lowered:
 
     name: str
     lowered: jax.stages.Lowered
-    categories: dict[str, int]  # bytes of one device, of the arguments
+    categories: dict[str, int]  # bytes of one device: the arguments, and what lies beside them
+    beside: int = 0  # of these, those of arrays that are kept in memory meanwhile, but are no arguments
 
 
 def mesh_of(request: FitRequest, devices: Sequence[Any]) -> Mesh:
-    """The mesh of the run, with the devices of one slice beside each other, so that `data` alone spans slices."""
-    by_slice = sorted(devices, key=lambda device: device.slice_index) if request.topology.slices > 1 else devices
-    return make_mesh(MeshConfig(*request.mesh), by_slice)
+    """The mesh of the run, over the devices of its topology."""
+    return make_mesh(MeshConfig(*request.mesh), devices)
 
 
 def programs(request: FitRequest, mesh: Mesh) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -80,9 +80,9 @@ def _update(request: FitRequest, mesh: Mesh) -> Lowered:
         "frozen weights": device_bytes(frozen),
         "trained weights": device_bytes(state.params),
         "optimiser": device_bytes(state.opt_state),
-        "batch": device_bytes(batch),
+        "batch": 2 * device_bytes(batch),  # the next one is sent to the devices meanwhile
     }
-    return Lowered("update", lowered, categories)
+    return Lowered("update", lowered, categories, beside=device_bytes(batch))
 
 
 def _batch(request: FitRequest, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -119,18 +119,21 @@ class _Decoding:
         pixels = self._rows(jnp.float32, self._request.picture_size, self._request.picture_size, 3)
         with jax.set_mesh(self._mesh):
             tower = jax.jit(lambda params, pixels: merge(self._graphdef, params).encode(pixels))
-            return self._lowered("encode", tower.lower(self._params, pixels), {"batch": pixels})
+            lowered = tower.lower(self._params, pixels)
+        return self._lowered("encode", lowered, {"batch": pixels}, uses="vision/")
 
     def prefill(self, before: Any) -> Lowered:
         request = self._request
         tokens = self._rows(jnp.int32, request.prompt_tokens)
         down, across = request.model.vision.grid(request.picture_size, request.picture_size)
         features = self._rows(jnp.float32, 1, down * across, request.model.vision_width)
-        arguments = (self._graphdef, self._params, (tokens, tokens, tokens), features, request.new_tokens, 0)
+        prompts = Prompts(tokens, tokens, tokens)
         with jax.set_mesh(self._mesh):
-            lowered = prefill.lower(*arguments, by_slot=False)
+            lowered = prefill.lower(
+                self._graphdef, self._params, prompts, features, request.new_tokens, 0, by_slot=False
+            )
         self._turn_and_row = lowered.out_info
-        return self._lowered("prefill", lowered, {"batch": (tokens, tokens, tokens, features)})
+        return self._lowered("prefill", lowered, {"batch": (prompts, features)}, uses=("projector/", "decoder/"))
 
     def generate(self, before: Any) -> Lowered:
         turn, row = jax.tree.map(
@@ -144,13 +147,17 @@ class _Decoding:
                 self._graphdef, self._params, None, row, turn, until=number[0], seed=number[1], eos=2, pad=0,
                 temperature=0.0, top_p=1.0,
             )  # fmt: skip
-        return self._lowered(
-            "generate", lowered, {"keys and values": turn.cache, "batch": (turn._replace(cache=None), row)}
-        )
+        others = {"keys and values": turn.cache, "batch": (turn._replace(cache=None), row)}
+        return self._lowered("generate", lowered, others, uses="decoder/")
 
     def _rows(self, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self._request.batch, *shape), dtype, sharding=batch_sharding(self._mesh))
 
-    def _lowered(self, name: str, lowered: jax.stages.Lowered, others: dict[str, Any]) -> Lowered:
-        weights = {"weights": device_bytes(self._params)}
-        return Lowered(name, lowered, weights | {key: device_bytes(tree) for key, tree in others.items()})
+    def _lowered(
+        self, name: str, lowered: jax.stages.Lowered, others: dict[str, Any], uses: str | tuple[str, ...]
+    ) -> Lowered:
+        """`uses`: how the paths of the parameters begin that the program reads; `jax.jit` drops the others."""
+        weights = device_bytes(self._params)
+        read = device_bytes({path: leaf for path, leaf in self._params.items() if path.startswith(uses)})
+        categories = {"weights": weights} | {key: device_bytes(tree) for key, tree in others.items()}
+        return Lowered(name, lowered, categories, beside=weights - read)

@@ -78,6 +78,11 @@ class Topology:
         return math.prod(self.shape) * _GENERATIONS[self.generation].devices
 
     @property
+    def devices_per_host(self) -> int:
+        """Hosts have four chips, or fewer where the slice has no more."""
+        return min(4 * _GENERATIONS[self.generation].devices, self.devices_per_slice)
+
+    @property
     def devices(self) -> int:
         """Of all slices together."""
         return self.devices_per_slice * self.slices
@@ -150,3 +155,12 @@ def _nearest_names(name: str) -> str:
 def _or(names: object) -> str:
     *rest, last = names
     return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def larger(topology: Topology) -> Topology | None:
+    """The next larger slice of the same kind, twice as many chips or a little more; None if there is none."""
+    chips = math.prod(topology.shape)
+    for shape in _GENERATIONS[topology.generation].shapes:
+        if math.prod(shape) >= 2 * chips and math.prod(shape) % chips == 0:
+            return dataclasses.replace(topology, shape=shape)
+    return None

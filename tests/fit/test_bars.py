@@ -1,0 +1,48 @@
+"""The paper's model at full size, by the TPU compiler: what must fit, within what the compiler lets a program use.
+
+A minute or two each on two cores.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from expllm_jax.fit.asking import decode_request
+from expllm_jax.fit.compiling import TpuCompiler
+from expllm_jax.fit.table import Cell, cell_request, paper_model
+from expllm_jax.fit.topology import parse_topology
+
+pytestmark = pytest.mark.fit
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    with TpuCompiler(time_limit=600) as compiler:
+        yield compiler
+
+
+@pytest.mark.parametrize(
+    ("topology", "mode", "rows"),
+    [
+        ("v5e:2x4", "LoRA", 12),
+        ("v5e:2x2", "LoRA", 8),
+        ("v5e:2x4", "full", 1),
+        ("v5e:16x16", "full", 16),
+        ("2xv5e:16x16", "full", 1),
+    ],
+)
+def test_an_update_fits(topology, mode, rows, compiler):
+    answer = compiler.compile(cell_request(Cell(parse_topology(topology), topology, mode), rows))
+    assert answer.fits and answer.largest.headroom_bytes >= 0
+    assert answer.largest.traffic  # weights that are shared out have to be gathered
+
+
+def test_64_answers_at_once_fit(compiler):
+    answer = compiler.compile(decode_request(paper_model("LoRA")[0], parse_topology("v5e:2x4"), batch=64))
+    assert answer.fits and [one.program for one in answer.programs] == ["encode", "prefill", "generate"]
+
+
+def test_a_batch_that_is_far_too_large_is_refused_with_its_size(compiler):
+    request = cell_request(Cell(parse_topology("v5e:2x4"), "v5e-8", "LoRA"), 64)
+    answer = compiler.compile(request)
+    assert not answer.fits and answer.largest.headroom_bytes < 0
