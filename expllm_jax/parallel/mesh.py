@@ -46,12 +46,16 @@ class MeshConfig:
         return sizes[0], sizes[1], sizes[2]
 
 
-def make_mesh(config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None, *, explicit: bool = False
+) -> Mesh:
     """Builds the mesh with axes `data, fsdp, tensor`; enter it with `jax.set_mesh(mesh)`.
 
-    Axis types are Auto: the compiler propagates shardings from the parameters and from `constrain`. Devices keep their
-    order, so that `tensor`, the axis that talks most, spans neighbours.
+    Axis types are Auto: the compiler propagates shardings from the parameters and from `constrain`. With `explicit`
+    they are Explicit: a layout that does not fit is an error while tracing, and nothing moves that nobody asked to.
+    Devices keep their order, so that `tensor`, the axis that talks most, spans neighbours.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = (config or MeshConfig()).shape(len(devices))
-    return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    axes = AxisType.Explicit if explicit else AxisType.Auto
+    return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(axes,) * len(MESH_AXES))

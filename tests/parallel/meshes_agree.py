@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any, NamedTuple
 
 # Devices of a CPU wait for each other on the threads that they compute with: with fewer threads than collectives that
@@ -29,9 +30,10 @@ from expllm_jax.models import (  # noqa: E402
     ProjectorConfig,
     ViTConfig,
     abstract,
+    decoder,  # noqa: E402
     select,
 )
-from expllm_jax.parallel import MeshConfig, batch_sharding, make_mesh, shard_params  # noqa: E402
+from expllm_jax.parallel import MeshConfig, batch_sharding, constrain, make_mesh, shard_params  # noqa: E402
 from expllm_jax.train import Optimizer, create_state, make_train_step  # noqa: E402
 from tests.models.sizes import random_params  # noqa: E402
 
@@ -60,6 +62,7 @@ class Case(NamedTuple):
     tensor: int
     accumulate: int = 1
     trainable: tuple[str, ...] = (".*",)
+    explicit: bool = False
 
 
 CASES = {
@@ -70,6 +73,9 @@ CASES = {
     "fsdp 2 x tensor 2": Case(1, 2, 2),
     "tensor 4": Case(1, 1, 4),
     "fsdp 2 x tensor 2, two parts, adapters and projector only": Case(1, 2, 2, 2, PAPER_TRAINABLE),
+    "fsdp 4, explicit": Case(1, 4, 1, explicit=True),
+    "fsdp 2 x tensor 2, explicit": Case(1, 2, 2, explicit=True),
+    "data 2 x fsdp 2, explicit, two parts": Case(2, 2, 1, 2, PAPER_TRAINABLE, explicit=True),
 }
 
 
@@ -108,13 +114,23 @@ class Outcome(NamedTuple):
     loss: float
     gradient: dict[str, np.ndarray]
     params: dict[str, np.ndarray]
+    layouts: dict[str, str]  # of activations inside the decoder, if the mesh is explicit
+
+
+def noted(layouts: dict[str, str], x: jax.Array, name: str) -> jax.Array:
+    """`constrain`, which keeps down how an explicit activation lay before, if that was not the same everywhere."""
+    spec = str(jax.typeof(x).sharding.spec)
+    layouts[name] = spec if layouts.get(name, spec) == spec else f"{layouts[name]} and {spec}"
+    return constrain(x, name)
 
 
 def update(case: Case) -> Outcome:
     """One update on the case's mesh."""
+    layouts: dict[str, str] = {}
+    decoder.constrain = partial(noted, layouts) if case.explicit else constrain
     graphdef, params = random_params(CONFIG)
     optimizer = sgd()
-    mesh = make_mesh(MeshConfig(*case[:3]), jax.devices()[: int(np.prod(case[:3]))])
+    mesh = make_mesh(MeshConfig(*case[:3]), jax.devices()[: int(np.prod(case[:3]))], explicit=case.explicit)
     with jax.set_mesh(mesh):
         trained, frozen = select(params, case.trainable)
         state = create_state(trained, optimizer, mesh)
@@ -122,7 +138,8 @@ def update(case: Case) -> Outcome:
         compiled = jax.jit(step, compiler_options=FAST_TO_COMPILE)
         batch = jax.device_put(packed_batch(), batch_sharding(mesh))
         state, metrics = jax.block_until_ready(compiled(state, shard_params(frozen, mesh), batch, np.uint32(0)))
-    return Outcome(float(metrics["loss"]), jax.device_get(state.opt_state[0].trace), jax.device_get(state.params))
+    gradient, params = jax.device_get((state.opt_state[0].trace, state.params))
+    return Outcome(float(metrics["loss"]), gradient, params, layouts)
 
 
 def compared(found: Outcome, expected: Outcome) -> dict[str, Any]:
@@ -134,6 +151,7 @@ def compared(found: Outcome, expected: Outcome) -> dict[str, Any]:
         "gradient": max((value, path) for path, value in gradient.items()),
         "params": max((value, path) for path, value in params.items()),
         "leaves": len(gradient),
+        "layouts": found.layouts,
     }
 
 

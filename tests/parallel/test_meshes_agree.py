@@ -38,3 +38,13 @@ def test_every_mesh_makes_the_update_of_one_device(report):
 def test_everything_trains_somewhere_and_adapters_alone_elsewhere(report):
     leaves = {name: found["leaves"] for name, found in report["cases"].items()}
     assert max(leaves.values()) == report["parameters"] > min(leaves.values())
+
+
+def test_with_explicit_axes_layouts_are_those_of_the_table(report):
+    """Before anything pins them: what the products made of the weights' and the batch's layouts."""
+    explicit = {name: found["layouts"] for name, found in report["cases"].items() if "explicit" in name}
+    assert len(explicit) == 3
+    for name, layouts in explicit.items():
+        assert layouts["residual_BTD"] == "P(('data', 'fsdp'), None, None)", name
+        assert layouts["mlp_BTF"] == "P(('data', 'fsdp'), None, 'tensor')", name
+    assert not any(found["layouts"] for name, found in report["cases"].items() if "explicit" not in name)

@@ -9,6 +9,7 @@ from flax import nnx
 from expllm_jax.models.layers.dropout import dropout
 from expllm_jax.models.lora import LoRAConfig
 from expllm_jax.models.quantize import from_int8, to_int8
+from expllm_jax.parallel import product
 
 INIT_STD = 0.02  # of every dense kernel and embedding, as in DINOv2 and LLaMA
 BASES = ("full", "int8")  # how a kernel is stored
@@ -57,7 +58,7 @@ class Linear(nnx.Module):
         # One matrix of all tokens: for a (B, T, D) operand XLA's CPU backend transposes on the way to the kernel's
         # gradient, which makes that product nearly twice as slow.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = (rows @ self.kernel[...].astype(self.dtype)).reshape(*x.shape[:-1], -1)
+        y = product(rows, self.kernel[...].astype(self.dtype)).reshape(*x.shape[:-1], -1)
         if self.kernel_scale is not None:  # per output, so it may follow the sum; int8 is exact in every float dtype
             y = (y * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
@@ -66,7 +67,7 @@ class Linear(nnx.Module):
             z = x.astype(jnp.float32)
             if dropout_key is not None and self.lora.dropout:
                 z = dropout(z, dropout_key, self.lora.dropout)
-            delta = (z @ self.lora_a[...]) @ self.lora_b[...] * self.lora.scaling
+            delta = product(product(z, self.lora_a[...]), self.lora_b[...], like=y) * self.lora.scaling
             y = y + delta.astype(self.dtype)
         return y
 
