@@ -21,7 +21,7 @@ from expllm_jax.models.layers.cross_entropy import TokenLosses, head_cross_entro
 from expllm_jax.models.layers.linear import BASES, INIT_STD
 from expllm_jax.models.layers.rope import parse_rope_scaling
 from expllm_jax.models.lora import LoRAConfig
-from expllm_jax.parallel import ATTENTION, attention, constrain
+from expllm_jax.parallel import ATTENTION, activation_spec, attention, automatic, constrain, gathered, lookup, reshaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +160,9 @@ class Attention(nnx.Module):
         heads, kv_heads, h = self.config.heads, self.config.kv_heads, self.config.head_dim
         key = (lambda i: None) if keys is None else lambda i: keys[i]
         wide_BTD = x_BTD.astype(jnp.float32)
-        q = constrain(self.q(x_BTD, key(0), wide_BTD).reshape(B, T, heads, h), "heads_BTHh")
-        k = constrain(self.k(x_BTD, key(1), wide_BTD).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
-        v = constrain(self.v(x_BTD, key(2), wide_BTD).reshape(B, T, kv_heads, h), "kv_heads_BSKh")
+        q = reshaped(self.q(x_BTD, key(0), wide_BTD), (B, T, heads, h), "heads_BTHh")
+        k = reshaped(self.k(x_BTD, key(1), wide_BTD), (B, T, kv_heads, h), "kv_heads_BSKh")
+        v = reshaped(self.v(x_BTD, key(2), wide_BTD), (B, T, kv_heads, h), "kv_heads_BSKh")
         q, k = apply_rope(q, step.rope), apply_rope(k, step.rope)
         mask_BTS, alone = step.mask_BTS, cache is None
         if cache is not None:
@@ -238,8 +238,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """(B, T) token ids -> (B, T, D). An id outside the vocabulary gives NaN, which no loss survives unseen."""
-        x_BTD = jnp.take(self.embedding[...], tokens_BT, axis=0, mode="fill", fill_value=jnp.nan)
-        return x_BTD.astype(self.config.dtype)
+        return lookup(self.embedding[...], tokens_BT).astype(self.config.dtype)
 
     def __call__(
         self,
@@ -291,14 +290,18 @@ class Decoder(nnx.Module):
     def token_losses(self, h_BSD: jax.Array, targets_BS: jax.Array) -> TokenLosses:
         """Cross-entropy of the head's scores of final-normed states against token ids, float32 (B, S) each."""
         B, S, D = h_BSD.shape
-        table_VD = self.embedding[...] if self.lm_head is None else self.lm_head.kernel[...].T
-        losses = head_cross_entropy(h_BSD.reshape(B * S, D), table_VD, targets_BS.reshape(B * S))
-        return TokenLosses(*(x_N.reshape(B, S) for x_N in losses))
+        table_VD = gathered(self.embedding[...] if self.lm_head is None else self.lm_head.kernel[...].T)
+
+        def losses(h_BSD: jax.Array, table_VD: jax.Array, targets_BS: jax.Array) -> TokenLosses:
+            found = head_cross_entropy(h_BSD.reshape(B * S, D), table_VD, targets_BS.reshape(B * S))
+            return TokenLosses(*(x_N.reshape(B, S) for x_N in found))
+
+        return automatic(losses, activation_spec("tokens_BT", (B, S)))(h_BSD, table_VD, targets_BS)
 
     def logits(self, h_BTD: jax.Array) -> jax.Array:
         """(..., D) final-normed states -> (..., V) float32 scores."""
         if self.lm_head is None:
-            table = self.embedding[...].astype(self.config.dtype)
+            table = gathered(self.embedding[...].astype(self.config.dtype))
             logits = jnp.einsum("...d,vd->...v", h_BTD, table, preferred_element_type=jnp.float32)
         else:
             logits = self.lm_head(h_BTD).astype(jnp.float32)

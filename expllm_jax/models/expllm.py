@@ -27,6 +27,7 @@ from expllm_jax.models.projector import Projector, ProjectorConfig
 from expllm_jax.models.quantize import dequantize_int8
 from expllm_jax.models.vit import SWIGLU, ViT, ViTConfig
 from expllm_jax.models.vit_sizes import vit_l14
+from expllm_jax.parallel import reshaped, taken
 
 # What trains in the paper: adapters in both towers, and the whole projector.
 PAPER_TRAINABLE = (r".*/lora_[ab]", r"projector/.*")
@@ -192,12 +193,13 @@ class ExpLLM(nnx.Module):
         if features_BMND is None:
             return self.decoder.embed(tokens_BT)
         B, M, N, D = features_BMND.shape
-        projected = self.projector(features_BMND.reshape(B * M, N, D))
-        projected_BKE = projected.reshape(B, -1, projected.shape[-1])
+        projected_XNE = self.projector(reshaped(features_BMND, (B * M, N, D), "features_BND"))
+        each, width = projected_XNE.shape[1:]
+        projected_BKE = reshaped(projected_XNE, (B, M * each, width), "residual_BTD")
         is_image_BT = tokens_BT == self.config.image_token
         words_BTE = self.decoder.embed(jnp.where(is_image_BT, 0, tokens_BT))
         order_BT = jnp.maximum(jnp.cumsum(is_image_BT, 1) - 1, 0)
-        images_BTE = jnp.take_along_axis(projected_BKE, order_BT[..., None], 1, mode="fill", fill_value=jnp.nan)
+        images_BTE = taken(projected_BKE, order_BT)
         return jnp.where(is_image_BT[..., None], images_BTE.astype(words_BTE.dtype), words_BTE)
 
     def __call__(

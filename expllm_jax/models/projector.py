@@ -13,6 +13,7 @@ from flax import nnx
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models.layers import Linear, gelu
+from expllm_jax.parallel import reshaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,4 +71,5 @@ class Projector(nnx.Module):
         B, N, D = x_BND.shape
         tokens = self.config.tokens(N)
         cells = math.isqrt(tokens)
-        return x_BND.reshape(B, cells, p, cells, p, D).transpose(0, 1, 3, 2, 4, 5).reshape(B, tokens, p * p * D)
+        x = reshaped(x_BND, (B, cells, p, cells, p, D), "patches_BYyXxC").transpose(0, 1, 3, 2, 4, 5)
+        return reshaped(x, (B, tokens, p * p * D), "features_BND")

@@ -28,7 +28,7 @@ from expllm_jax.models.layers import (
 )
 from expllm_jax.models.layers.linear import INIT_STD
 from expllm_jax.models.lora import LoRAConfig
-from expllm_jax.parallel import attention, constrain
+from expllm_jax.parallel import attention, constrain, reshaped
 
 # How the position table is fitted to another grid, always bicubic: "size" as Hugging Face does for DINOv2, CLIP and
 # SigLIP; "scale_0.1" as Meta's code, which asks for a grid of size + 0.1; "antialias" as both do it for DINOv2 with
@@ -167,7 +167,7 @@ class Attention(nnx.Module):
         key = (lambda i: keys[i]) if keys is not None else lambda i: None
         wide_BTD = x_BTD.astype(jnp.float32)
         q, k, v = (
-            constrain(linear(x_BTD, key(i), wide_BTD).reshape(B, T, self.heads, D // self.heads), "heads_BTHh")
+            reshaped(linear(x_BTD, key(i), wide_BTD), (B, T, self.heads, D // self.heads), "heads_BTHh")
             for i, linear in enumerate((self.q, self.k, self.v))
         )
         return self.o(attention(q, k, v).reshape(B, T, D), key(3))
@@ -325,8 +325,8 @@ class ViT(nnx.Module):
         B, height, width, _ = pixels_BHWC.shape
         down, across = self.config.grid(height, width)
         p, D, dtype = self.config.patch, self.config.width, self.config.dtype
-        patches = pixels_BHWC.reshape(B, down, p, across, p, 3).transpose(0, 1, 3, 2, 4, 5)
-        x_BND = self.patch_embed(patches.reshape(B, down * across, p * p * 3))
+        patches = reshaped(pixels_BHWC, (B, down, p, across, p, 3), "patches_BYyXxC").transpose(0, 1, 3, 2, 4, 5)
+        x_BND = self.patch_embed(reshaped(patches, (B, down * across, p * p * 3), "features_BND"))
         position_TD = self.position_embedding[...].astype(jnp.float32)
         of_cls_1D, of_patches_ND = jnp.split(position_TD, [int(self.cls_token is not None)])
         x_BND = x_BND + fitted_positions(self.config, of_patches_ND, down, across).astype(dtype)
@@ -337,7 +337,7 @@ class ViT(nnx.Module):
             before.append(self.register_tokens[...].astype(dtype))
         if before:
             before_BRD = jnp.broadcast_to(jnp.concatenate(before), (B, self.config.extra_tokens, D))
-            x_BND = jnp.concatenate([before_BRD, x_BND], 1)
+            x_BND = jnp.concatenate([constrain(before_BRD, "residual_BTD"), x_BND], 1)
         return constrain(x_BND if self.pre_norm is None else self.pre_norm(x_BND), "residual_BTD")
 
 

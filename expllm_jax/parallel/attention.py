@@ -14,6 +14,7 @@ from jax import lax
 from expllm_jax.errors import ExpllmError
 from expllm_jax.parallel.cpu_attention import MASKED_SCORE, attend_rows
 from expllm_jax.parallel.cudnn_attention import cudnn_attention, cudnn_fits
+from expllm_jax.parallel.sharding import activation_spec, automatic
 from expllm_jax.parallel.splash_attention import splash_attention, splash_fits
 
 # How it is computed: by the platform's own kernel where that fits, or by plain products, to compare with.
@@ -64,6 +65,25 @@ def attention(
     if causal:
         triangle_BTS = jnp.tril(jnp.ones((1, T, S), bool))
         mask_BTS = jnp.broadcast_to(triangle_BTS, (B, T, S)) if mask_BTS is None else mask_BTS & triangle_BTS
+    # The kernels lay themselves out (shard_map); of the rest, explicit axes would need every product's layout said.
+    attend = automatic(
+        functools.partial(_by_platform, causal=causal, kernel=kernel), activation_spec("heads_BTHh", q_BTHh.shape)
+    )
+    return attend(q_BTHh, k_BSKh, v_BSKh, mask_BTS, records_BT)
+
+
+def _by_platform(
+    q_BTHh: jax.Array,
+    k_BSKh: jax.Array,
+    v_BSKh: jax.Array,
+    mask_BTS: jax.Array | None,
+    records_BT: jax.Array | None,
+    *,
+    causal: bool,
+    kernel: str,
+) -> jax.Array:
+    B, T, H, h = q_BTHh.shape
+    K = k_BSKh.shape[2]
     q_BTKGh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h)
     operands = (q_BTKGh, k_BSKh, v_BSKh, mask_BTS)
     if kernel == "dense":

@@ -148,12 +148,15 @@ def check_mesh(
     return shape
 
 
-def make_mesh(config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None, *, explicit: bool = False
+) -> Mesh:
     """Builds the mesh with axes `data, fsdp, tensor`; enter it with `jax.set_mesh(mesh)`.
 
     Axis types are Auto: the compiler propagates shardings from the parameters and from `constrain`. `tensor`, the axis
     that talks most, spans neighbours; `data`, which talks least, spans slices. Devices of a process stay together, so
-    that every process reads the rows of its own devices and no others.
+    that every process reads the rows of its own devices and no others. With `explicit` the axes are Explicit: a layout
+    that does not fit is an error while tracing, and nothing moves that nobody asked to.
 
     Raises ExpllmError as `MeshConfig.shape` does.
     """
@@ -167,7 +170,8 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[jax.Device] | 
         )
     inside = (data // len(slices), fsdp, tensor)
     arranged = np.concatenate([_arranged(inside, members) for members in slices])
-    return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    axes = AxisType.Explicit if explicit else AxisType.Auto
+    return Mesh(arranged, MESH_AXES, axis_types=(axes,) * len(MESH_AXES))
 
 
 def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:

@@ -4,6 +4,10 @@ Two steps: a rule names the *logical* axes of an array, and `LOGICAL_AXES` says 
 over. A logical name with a trailing "?" may stay whole where its size does not divide by the mesh (three key/value
 heads over four devices); without it, that is an error, because memory that was meant to be shared out would silently
 be replicated.
+
+A mesh has automatic axes, where the compiler lays out whatever `constrain` leaves open, or explicit ones, where the
+layout is part of every array's type and nothing moves that nobody asked to. The same model runs on both. The functions
+from `is_explicit` on are what explicit axes need said; over automatic ones they do what their plain namesakes do.
 """
 
 from __future__ import annotations
@@ -11,13 +15,17 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from expllm_jax.errors import ExpllmError
+
+Result = TypeVar("Result")
 
 LOGICAL_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -59,8 +67,11 @@ PARAM_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 ACTIVATION_RULES: dict[str, tuple[str, ...]] = {
+    "tokens_BT": ("batch", "whole"),
     "pixels_BHWC": ("batch", "whole", "whole", "whole"),
+    "patches_BYyXxC": ("batch", "whole", "whole", "whole", "whole", "whole"),  # X patches across, of x columns each
     "features_BND": ("batch", "whole", "whole"),
+    "features_BMND": ("batch", "whole", "whole", "whole"),
     "residual_BTD": ("batch", "whole", "whole"),
     "heads_BTHh": ("batch", "whole", "heads?", "whole"),
     "kv_heads_BSKh": ("batch", "whole", "kv_heads?", "whole"),
@@ -169,7 +180,15 @@ def constrain(x: jax.Array, name: str) -> jax.Array:
                 "run inside `with jax.set_mesh(make_mesh(MeshConfig())):`",
             )
         return x
-    return jax.lax.with_sharding_constraint(x, activation_spec(name, x.shape))
+    spec = activation_spec(name, x.shape)
+    return jax.sharding.reshard(x, spec) if is_explicit() else jax.lax.with_sharding_constraint(x, spec)
+
+
+def reshaped(x: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
+    """`x.reshape(shape)`, laid out as the activation of that name; no size may be -1."""
+    if is_explicit():
+        return jnp.reshape(x, shape, out_sharding=activation_spec(name, shape))
+    return constrain(x.reshape(shape), name)
 
 
 def activation_spec(name: str, shape: tuple[int, ...]) -> PartitionSpec:
@@ -215,3 +234,67 @@ def _scatter(stored: PartitionSpec, used: PartitionSpec, _: None, by_weight: jax
 
 
 _gathered.defvjp(_gather, _scatter)
+
+
+def is_explicit() -> bool:
+    """Whether the axes of the entered mesh are explicit."""
+    return bool(jax.sharding.get_abstract_mesh().explicit_axes)
+
+
+def explicit_layout(x: jax.Array) -> NamedSharding | None:
+    """For `out_sharding=` of what is made to go with x: its layout, where that is part of its type."""
+    return jax.typeof(x).sharding if is_explicit() else None
+
+
+def gathered(weight: jax.Array) -> jax.Array:
+    """A weight as it is used: whole but for its split over `tensor`, since fsdp shares out only its storage.
+
+    Its gradient takes the way back: it is summed over, and shared out to, the devices that store the weight. Over
+    automatic axes the compiler does both by itself, from the layouts of weight and activations.
+    """
+    if not is_explicit():
+        return weight
+    kept = (entry if entry in LOGICAL_AXES["heads"] else None for entry in jax.typeof(weight).sharding.spec)
+    return jax.sharding.reshard(weight, PartitionSpec(*kept))
+
+
+def product(x: jax.Array, weight: jax.Array, like: jax.Array | None = None) -> jax.Array:
+    """x (..., inputs) @ weight (inputs, outputs), the weight gathered for it.
+
+    The result is laid out as `like`, or else as x and the outputs of the weight are: where inputs are split, the parts
+    of their sum are added up.
+    """
+    if not is_explicit():
+        return x @ weight
+    weight = gathered(weight)
+    spec = PartitionSpec(*jax.typeof(x).sharding.spec[:-1], jax.typeof(weight).sharding.spec[-1])
+    return jnp.matmul(x, weight, out_sharding=spec if like is None else jax.typeof(like).sharding.spec)
+
+
+def automatic(function: Callable[..., Result], out: Any) -> Callable[..., Result]:
+    """The function with axes that are automatic inside it, and results laid out as `out` (PartitionSpecs) says.
+
+    For gathers, sorting, and what is better left to the compiler. It takes arrays, or None, by position only.
+    """
+    return jax.sharding.auto_axes(function, out_sharding=out) if is_explicit() else function
+
+
+def lookup(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+    """Rows of a table, (B, T, D), as a residual activation; an id outside of the table gives NaN."""
+
+    def look_up(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+        return jnp.take(table_VD, ids_BT, axis=0, mode="fill", fill_value=jnp.nan)
+
+    out = activation_spec("residual_BTD", (*ids_BT.shape, table_VD.shape[1]))
+    return automatic(look_up, out)(gathered(table_VD), ids_BT)
+
+
+def taken(x: jax.Array, where_BS: jax.Array) -> jax.Array:
+    """From every row b of x (B, T, ...) the entries where_BS[b], (B, S, ...); NaN for one that is not there."""
+
+    def take(x: jax.Array, where_BS: jax.Array) -> jax.Array:
+        where = where_BS.reshape(*where_BS.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, where, 1, mode="fill")
+
+    name = "tokens_BT" if x.ndim == 2 else "residual_BTD"
+    return automatic(take, activation_spec(name, (*where_BS.shape, *x.shape[2:])))(x, where_BS)

@@ -11,6 +11,7 @@ augmentation; of rows with M pictures each, all of these have an axis M behind B
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ import optax
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import ExpLLM, ModelDef, Params, merge
+from expllm_jax.parallel import activation_spec, automatic, reshaped, taken
 from expllm_jax.train.augmentation import augment
 from expllm_jax.train.optimizer import Optimizer
 from expllm_jax.train.state import TrainState
@@ -140,10 +142,10 @@ def _sums(
     tower_key, decoder_key = (None, None) if key is None else jax.random.split(key)
     features_BMND = _features(model, batch, tower_key, normalisation)
     h_BTE = model(batch["tokens"], batch["positions"], batch["segments"], features_BMND, dropout_key=decoder_key)
-    where_BS, weights_BS, complete = _supervised(batch["loss_weights"], supervised)
-    targets_BS = jnp.take_along_axis(batch["tokens"], where_BS, 1)
+    where_BS, complete = _supervised(batch["loss_weights"], supervised)
+    weights_BS, targets_BS = taken(batch["loss_weights"], where_BS), taken(batch["tokens"], where_BS)
     # A token is predicted from the one before it in the row, which is of the same branch: answers never open one.
-    h_BSE = jnp.take_along_axis(h_BTE, jnp.maximum(where_BS - 1, 0)[..., None], 1)
+    h_BSE = taken(h_BTE, jnp.maximum(where_BS - 1, 0))
     losses = model.token_losses(h_BSE, targets_BS)
     # `where`, and not only a weight of 0: the states of padding rows may be anything.
     nll = jnp.sum(jnp.where(weights_BS > 0, weights_BS * losses.nll, 0.0))
@@ -159,16 +161,20 @@ def _features(model: ExpLLM, batch: Batch, key: jax.Array | None, normalisation:
         return features if features.ndim == 4 else features[:, None]
     given = batch["pictures"] if "pictures" in batch else batch["pixels"]
     B, (M, *picture) = len(given), given.shape[1:] if given.ndim == 5 else (1, *given.shape[1:])
-    pixels = given.reshape(B * M, *picture)  # all pictures of all rows go through the tower together
+    pixels = reshaped(given, (B * M, *picture), "pixels_BHWC")  # all pictures go through the tower together
     if "pictures" in batch:
-        pixels = augment(pixels, batch["draws"].reshape(B * M, -1), normalisation)
+        augmented = automatic(partial(augment, statistics=normalisation), activation_spec("pixels_BHWC", pixels.shape))
+        pixels = augmented(pixels, batch["draws"].reshape(B * M, -1))
     features_XND = model.encode(pixels, dropout_key=key)
-    return features_XND.reshape(B, M, *features_XND.shape[1:])
+    return reshaped(features_XND, (B, M, *features_XND.shape[1:]), "features_BMND")
 
 
-def _supervised(weights_BT: jax.Array, supervised: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(where_BS, weights_BS, complete): the places with a loss first, in order; whether all of them found room."""
+def _supervised(weights_BT: jax.Array, supervised: int) -> tuple[jax.Array, jax.Array]:
+    """(where_BS, complete): the places with a loss first, in order; whether all of them found room."""
+
+    def first(has_loss_BT: jax.Array) -> jax.Array:
+        return jnp.argsort(~has_loss_BT, axis=1, stable=True)[:, :supervised]
+
     has_loss_BT = weights_BT > 0
-    where_BS = jnp.argsort(~has_loss_BT, axis=1, stable=True)[:, :supervised]
     complete = jnp.all(jnp.sum(has_loss_BT, 1) <= supervised)
-    return where_BS, jnp.take_along_axis(weights_BT, where_BS, 1), complete
+    return automatic(first, activation_spec("tokens_BT", (len(weights_BT), supervised)))(has_loss_BT), complete

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from expllm_jax.parallel import explicit_layout
+
 
 def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """x / (1 - rate), but 0 where an element is dropped, each with probability `rate`; 0 <= rate < 1.
@@ -19,9 +21,11 @@ def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     of the output bits of; the key's two words enter before and between two rounds of it.
     """
     words = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
-    index = jnp.zeros(x.shape, jnp.uint32)
+    layout = explicit_layout(x)
+    index = jnp.zeros(x.shape, jnp.uint32, out_sharding=layout)
     for axis, stride in enumerate(math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)):
-        index += lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        along = lax.broadcasted_iota(jnp.uint32, x.shape, axis, out_sharding=layout)
+        index += along * jnp.uint32(stride % 2**32)
     bits = _mixed(_mixed(index + words[0]) ^ words[-1])
     keep = 1.0 - rate
     kept = bits >= jnp.uint32(round(rate * 2**32))

@@ -9,7 +9,7 @@ from flax import nnx
 from expllm_jax.models.layers.dropout import dropout
 from expllm_jax.models.lora import LoRAConfig
 from expllm_jax.models.quantize import from_int8, to_int8
-from expllm_jax.parallel import gather_stored
+from expllm_jax.parallel import gather_stored, product
 
 INIT_STD = 0.02  # of every dense kernel and embedding, as in DINOv2 and LLaMA
 BASES = ("full", "int8")  # how a kernel is stored
@@ -70,7 +70,7 @@ class Linear(nnx.Module):
             kernel = kernel.astype(self.dtype)
         if self.path:
             kernel = gather_stored(kernel, f"{self.path}/kernel")
-        y = (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], -1)
+        y = product(rows, kernel.astype(self.dtype)).reshape(*x.shape[:-1], -1)
         if self.kernel_scale is not None:  # per output, so it may follow the sum; int8 is exact in every float dtype
             y = (y * self.kernel_scale[...]).astype(self.dtype)
         if self.bias is not None:
@@ -82,7 +82,7 @@ class Linear(nnx.Module):
             a, b = self.lora_a[...], self.lora_b[...]
             if self.path:
                 a, b = gather_stored(a, f"{self.path}/lora_a"), gather_stored(b, f"{self.path}/lora_b")
-            delta = (z @ a) @ b * self.lora.scaling
+            delta = product(product(z, a), b, like=y) * self.lora.scaling
             y = y + delta.astype(self.dtype)
         return y
 
