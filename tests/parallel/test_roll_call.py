@@ -157,18 +157,17 @@ def test_strangers_on_the_port_do_not_count():
         assert first.result(20).hosts == second.result(20).hosts == [socket.gethostname()] * 2
 
 
-def test_a_failure_reaches_the_others_with_its_reason(monkeypatch):
-    monkeypatch.setattr(module, "GRACE", 3600.0)  # the thread that ends this process is not to
+def test_a_failure_reaches_the_others_with_its_reason():
     port = free_port()
     first, second, third = outcomes([(port, 0), (port, 1), (port, 2)], processes=3)
     second.fail("no room on the disk", 2)
     for other in (first, third):
         failure = other.wait_for_failure(20)
         assert (failure.process, failure.problem, failure.status) == (1, "no room on the disk", 2)
+        other.finish()  # or it would end this process after a while
 
 
-def test_one_that_finished_may_hang_up(monkeypatch):
-    monkeypatch.setattr(module, "GRACE", 3600.0)
+def test_one_that_finished_may_hang_up():
     port = free_port()
     first, second, third = outcomes([(port, 0), (port, 1), (port, 2)], processes=3)
     second.finish()
@@ -176,6 +175,7 @@ def test_one_that_finished_may_hang_up(monkeypatch):
     third._leaving = True  # or it would end this process, once it misses process 0
     third._lines[0]._socket.shutdown(socket.SHUT_RDWR)  # killed
     assert first.wait_for_failure(20).process == 2
+    first.finish()
 
 
 PROCESS = """
