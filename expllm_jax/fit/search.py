@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from expllm_jax.fit.request import Answer
 
 ROWS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+_BY_LINE = 4  # questions that the line places; where memory grows otherwise, halving ends the search
 _FIXED = ("frozen weights", "trained weights", "optimiser")  # categories that do not grow with the rows
 
 
@@ -42,6 +43,8 @@ def most_rows(compile_rows: Callable[[int], Answer], ladder: Sequence[int] = ROW
     while high - low > 1:
         wanted = bisect.bisect_right(ladder, _predicted_rows(answers)) - 1 if answers else len(ladder) - 1
         place = min(max(wanted, low + 1), high - 1)
+        if len(answers) >= _BY_LINE:
+            place = (low + high) // 2
         answer = answers[ladder[place]] = compile_rows(ladder[place])
         if answer.fits:
             low = place

@@ -9,7 +9,8 @@ from expllm_jax.fit.topology import Topology
 from tests.models.sizes import WHOLE
 
 LIMIT = int(15.75 * GIB)
-REQUEST = FitRequest(WHOLE, Topology("v5e", (2, 4)), (1, 8, 1), row_length=64, pictures=1, supervised=16)
+REQUEST = FitRequest(WHOLE, Topology("v5e", (2, 4)), (1, 8, 1), row_length=64, pictures=1, supervised=16,
+                     picture_size=16)  # fmt: skip
 
 
 def answer(request: FitRequest, fixed: float, each: float, *, limit: int = LIMIT) -> Answer:
