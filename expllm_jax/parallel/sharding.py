@@ -285,6 +285,8 @@ def lookup(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
     def look_up(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
         return jnp.take(table_VD, ids_BT, axis=0, mode="fill", fill_value=jnp.nan)
 
+    if not is_explicit():
+        return look_up(table_VD, ids_BT)
     out = activation_spec("residual_BTD", (*ids_BT.shape, table_VD.shape[1]))
     return automatic(look_up, out)(gathered(table_VD), ids_BT)
 
