@@ -43,7 +43,7 @@ from expllm_jax.faces import Annotation, read_annotations, write_annotations
 from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
 from expllm_jax.initial_weights import check_weights, initial_params
 from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, mesh_splits, select
-from expllm_jax.parallel import barrier, check_mesh, is_first, make_mesh, process_count, process_hosts
+from expllm_jax.parallel import barrier, batch_sharding, check_mesh, is_first, make_mesh, process_count, process_hosts
 from expllm_jax.records import (
     ByteBPETokenizer,
     ConversationTemplate,
@@ -71,6 +71,8 @@ from expllm_jax.train import (
     TrainResult,
     check_rows,
     extract_features,
+    row_shards,
+    row_share,
     train,
     use_compile_cache,
 )
@@ -84,6 +86,8 @@ FREE_KEYS = ("on_error", "validation", *(f"train.{name}" for name in FREE_FIELDS
 """Keys that a run may go on with other values of: they change how it is computed, not what it learns."""
 FOR_THE_FIRST = 7 * 24 * 3600.0
 """Seconds that processes wait while the first one renders faces or builds records. Long: if it ends, so do they."""
+PICTURES_AT_ONCE = 16
+"""Pictures that go through the frozen tower together, over all devices; more where there are more devices."""
 SHARED_DISK_DELAY = 20.0
 """Seconds after which a file that one process wrote is seen by all, on a network disk that is slow to tell."""
 
@@ -214,13 +218,14 @@ def check_feasible(experiment: Experiment) -> None:
     ConversationTemplate.load(experiment.template)
     model, train = experiment.model, experiment.train
     check_mesh(train.mesh, jax.devices(), splits=mesh_splits(model))
-    data, fsdp, _ = train.mesh.shape(jax.device_count())
-    check_rows(train, data * fsdp)
+    mesh = make_mesh(train.mesh)
+    check_rows(train, row_shards(mesh))
     try:
         shapes = abstract(model)[1]
         tower_def, tower = abstract(model.vision)
-        pixels = jax.ShapeDtypeStruct((1, PICTURE_SIZE, PICTURE_SIZE, 3), jnp.float32)
-        jax.eval_shape(lambda p, x: merge(tower_def, p)(x, layers=model.vision_layers or None), tower, pixels)
+        pixels = jax.ShapeDtypeStruct((row_shards(mesh), PICTURE_SIZE, PICTURE_SIZE, 3), jnp.float32)
+        with jax.set_mesh(mesh):
+            jax.eval_shape(lambda p, x: merge(tower_def, p)(x, layers=model.vision_layers or None), tower, pixels)
     except (TypeError, ValueError) as error:
         raise ExpllmError(
             f"the model cannot be built: {error}", "see the keys below model in `expllm config show`"
@@ -500,10 +505,23 @@ def _opened(experiment: Experiment, entries: Sequence[MixtureEntry]) -> tuple[li
 def split_features(
     run: RunFolder, params: Params, source: RecordSource | MixedRows, name: str, records: str
 ) -> np.ndarray:
-    """The frozen tower's tokens of a split, computed once and kept in the run's folder: float16 [R, N, D]. `records` is
-    what its content is known by. Every process computes all of them, and the first writes."""
+    """The frozen tower's tokens of a split, computed once and kept in the run's folder: float16 [R, N, D].
+
+    The devices of the mesh share out the pictures of a call, and every process decodes those of its own devices.
+
+    Args:
+      run: its folder.
+      params: of the whole model, laid out over the run's mesh.
+      source: the split.
+      name: of the file.
+      records: what the content of `source` is known by.
+
+    Raises:
+      ExpllmError: see `extract_features`.
+    """
     model = run.experiment.model
     mesh = make_mesh(run.experiment.train.mesh)
+    devices = row_shards(mesh)
     tower = {path.removeprefix("vision/"): leaf for path, leaf in params.items() if path.startswith("vision/")}
     tower_def, _ = abstract(model.vision)
     encode = jax.jit(
@@ -513,13 +531,15 @@ def split_features(
 
     def features(pixels: np.ndarray) -> jax.Array:
         with jax.set_mesh(mesh):
-            return encode(tower, pixels)
+            return encode(tower, jax.make_array_from_process_local_data(batch_sharding(mesh), pixels))
 
     return extract_features(
         features,
         source,
         run.path / "features" / f"{name}.npy",
         fingerprint=f"{records} {params_fingerprint(tower)} {model.vision_layers}",
+        batch=-(-PICTURES_AT_ONCE // devices) * devices,
+        share=row_share(mesh),
         picture_size=PICTURE_SIZE,
         normalisation=run.experiment.normalisation,
     )

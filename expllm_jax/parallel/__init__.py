@@ -9,11 +9,13 @@ from expllm_jax.parallel.cluster import DistributedConfig, Place
 from expllm_jax.parallel.cpu_attention import SAVED as SAVED_ATTENTION
 from expllm_jax.parallel.distributed import (
     barrier,
+    heard_by_first,
     is_first,
     process_count,
     process_hosts,
     process_id,
     start_distributed,
+    tell_first,
     together,
 )
 from expllm_jax.parallel.mesh import MESH_AXES, MeshConfig, check_mesh, make_mesh
@@ -67,6 +69,7 @@ __all__ = [
     "explicit_layout",
     "gather_stored",
     "gathered",
+    "heard_by_first",
     "is_explicit",
     "is_first",
     "logical_axes",
@@ -86,5 +89,6 @@ __all__ = [
     "splash_fits",
     "start_distributed",
     "taken",
+    "tell_first",
     "together",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ notice a killed process at once and a host without power within about 35 s."""
 _JOINED_AT_MOST = 60  # seconds that JAX's service gets to connect processes that are known to be there
 
 _roll_call: RollCall | None = None
+_words: dict[str, list[str]] = {}  # by topic: what process 0 tells itself
+_told = itertools.count()  # keeps the words of one process apart
 _meetings: Counter[str] = Counter()  # how often each barrier was used
 _failed_with: int | None = None  # the exit status, once `together` saw this process fail
 
@@ -129,6 +132,36 @@ def barrier(name: str, seconds: float) -> None:
             f"the {process_count()} processes did not meet at '{name}': {why}",
             "see what that process says; the same command goes on from the last checkpoint",
         ) from error
+
+
+def tell_first(topic: str, word: str) -> None:
+    """Leaves a word for process 0, which finds it in `heard_by_first` as soon as this has returned. Nobody waits."""
+    if is_first():
+        _words.setdefault(topic, []).append(word)
+    else:
+        _jax_distributed.global_state.client.key_value_set(f"{_place_of(topic)}{process_id()}/{next(_told)}", word)
+
+
+def heard_by_first(topic: str) -> list[str]:
+    """What the processes have told process 0 under this topic since it last asked; empty in the others.
+
+    Words of one process come in their order.
+    """
+    if not is_first():
+        return []
+    words = _words.pop(topic, [])
+    if process_count() > 1:
+        client = _jax_distributed.global_state.client
+        found = client.key_value_dir_get(_place_of(topic))
+        for key, _ in found:
+            client.key_value_delete(key)
+        words += [word for _, word in sorted(found, key=lambda entry: [*map(int, entry[0].split("/")[-2:])])]
+    return words
+
+
+def _place_of(topic: str) -> str:
+    """Where words lie in JAX's key-value store."""
+    return f"expllm/told/{topic}/"
 
 
 @contextlib.contextmanager

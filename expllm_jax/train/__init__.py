@@ -5,7 +5,7 @@
 """
 
 from expllm_jax.train.compiling import parsed_options, use_compile_cache
-from expllm_jax.train.division import check_rows
+from expllm_jax.train.division import check_rows, row_shards, row_share
 from expllm_jax.train.features import extract_features
 from expllm_jax.train.flops import (
     DecodeWork,
@@ -60,6 +60,8 @@ __all__ = [
     "make_train_step",
     "parsed_options",
     "read_metrics",
+    "row_shards",
+    "row_share",
     "recomputed_flops",
     "state_shardings",
     "train",

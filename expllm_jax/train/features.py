@@ -42,20 +42,24 @@ def extract_features(
     *,
     fingerprint: str,
     batch: int = 16,
+    share: tuple[int, int] = (0, 1),
     picture_size: int = 224,
     normalisation: str = "clip",
     stream: TextIO | None = None,
 ) -> np.ndarray:
     """Runs `encode` over the pictures of all records, in order, unless the file is there with this fingerprint already.
 
-    Several processes call it together, for `encode` may need the devices of all; the first one writes.
+    Several processes call it together: each decodes its share of the pictures, `encode` uses the devices of all and
+    gives the tokens of all, and the first one writes.
 
     Args:
-      encode: jitted, pixels float32 [B, size, size, 3] (normalised) -> tokens [B, N, D]; B is always `batch`.
+      encode: jitted, pixels float32 [B / count, size, size, 3] (normalised), this process's share of a batch, -> tokens
+        [B, N, D] of the whole batch, readable by every process; B is always `batch`.
       source: the records.
       path: the `.npy` file; its `.json` neighbour holds the fingerprint. Written whole or not at all.
       fingerprint: whatever the features depend on: data manifest hash and weights (`checkpoints.params_fingerprint`).
-      batch: pictures per call; the last one is filled up.
+      batch: pictures per call, of all processes; the last one is filled up.
+      share: (index, count): which of `count` equal stretches of a batch this process decodes; they divide `batch`.
       picture_size: pixels a side.
       normalisation: "clip" or "imagenet".
       stream: where progress goes; None: stderr.
@@ -77,7 +81,7 @@ def extract_features(
         return np.load(path, mmap_mode="r")
     if not len(source):
         raise ExpllmError(f"there are no records to extract features from for {path}", "check the split")
-    pictures = _pictures(source, batch, picture_size, normalisation)
+    pictures = _pictures(source, batch, share, picture_size, normalisation)
     if is_first():
         _write(lambda partial: _extract(encode, pictures, len(source), partial, batch, stream), path, described)
     else:
@@ -141,14 +145,19 @@ def _extract(
     progress.close()
 
 
-def _pictures(source: PictureSource, batch: int, size: int, normalisation: str) -> Iterator[np.ndarray]:
-    """Batches of normalised pixels, [batch, size, size, 3]; the next one is decoded while the tower is at work."""
+def _pictures(
+    source: PictureSource, batch: int, share: tuple[int, int], size: int, normalisation: str
+) -> Iterator[np.ndarray]:
+    """This process's share of every batch of normalised pixels, [batch / count, size, size, 3]; the next one is decoded
+    while the tower is at work."""
+    index, count = share
+    rows = batch // count
 
     def read(start: int) -> np.ndarray:
-        pixels = np.zeros((batch, size, size, 3), np.float32)
-        for line, index in enumerate(range(start, min(start + batch, len(source)))):
-            content = source.picture(index)
-            picture = seen_picture(content, size, source.resize, name=f"the picture of record {index}")
+        pixels, first = np.zeros((rows, size, size, 3), np.float32), start + index * rows
+        for line, record in enumerate(range(first, min(first + rows, len(source)))):
+            content = source.picture(record)
+            picture = seen_picture(content, size, source.resize, name=f"the picture of record {record}")
             pixels[line] = normalise(picture, normalisation)
         return pixels
 

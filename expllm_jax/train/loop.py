@@ -44,7 +44,8 @@ class TrainResult:
     state: TrainState
     steps: int
     loss: float | None  # of the last update; None if there was nothing left to do
-    skipped: int = 0  # damaged records that it went on without, each time one was due; `skipped.jsonl` lists them
+    skipped: int = 0  # damaged records that it went on without, each time one was due, as the first process knows;
+    # `skipped.jsonl` lists them
     left_out: int = 0  # updates whose loss was no number; `non_finite.jsonl` lists them
 
 
@@ -126,9 +127,9 @@ def train(
             )  # fmt: skip
         non_finite = NonFinite(config.non_finite, run_dir, data.plan, source, start, writes=is_first())
         throughput = Throughput(_whole(config, data.plan, model, list(state.params), mesh, picture_size, features))
-        log = RunLog(config, run_dir, start, total, non_finite, throughput, stream)
+        skipped = SkippedRecords(run_dir, data.plan, source, start) if source.on_error == "skip" else None
+        log = RunLog(config, run_dir, start, total, skipped, non_finite, throughput, stream)
         stack.callback(log.close)
-        skipped = SkippedRecords(run_dir, source, start) if source.on_error == "skip" else None
         profiler = ProfilerWindow(config.profile, run_dir)
         stack.callback(profiler.close)
         notice = stack.enter_context(Preemption())

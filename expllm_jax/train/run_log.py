@@ -20,6 +20,7 @@ from expllm_jax.train.flops import Work
 from expllm_jax.train.metrics import MetricsLog
 from expllm_jax.train.non_finite import NonFinite
 from expllm_jax.train.progress import Progress
+from expllm_jax.train.skipped import SkippedRecords
 from expllm_jax.train.throughput import Throughput
 from expllm_jax.train.train_config import TrainConfig
 
@@ -42,6 +43,7 @@ class RunLog:
       config: of the run.
       run_dir: its folder.
       start, total: updates behind it when this process began, and altogether.
+      skipped: what lists damaged records, where a run goes on without them.
       non_finite: what looks at losses.
       throughput: what sums up updates.
       stream: where the progress line goes; None: stderr.
@@ -53,12 +55,13 @@ class RunLog:
         run_dir: Path,
         start: int,
         total: int,
+        skipped: SkippedRecords | None,
         non_finite: NonFinite,
         throughput: Throughput,
         stream: TextIO | None,
     ) -> None:
         self._config, self._run_dir, self._total = config, run_dir, total
-        self._non_finite, self._throughput = non_finite, throughput
+        self._skipped, self._non_finite, self._throughput = skipped, non_finite, throughput
         self._metrics = MetricsLog(run_dir, start) if is_first() else None
         self._progress = Progress(
             total * config.batch,
@@ -85,6 +88,8 @@ class RunLog:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._throughput.finished(work, waited)
+        if self._skipped is not None:
+            self._skipped.gather()  # before the loss is judged: that of no record at all is no number
         left_out = self._non_finite.note(step, values)
         self.finished = step
         if not left_out:
