@@ -266,6 +266,7 @@ class DisturbedRun:
                     self._finish(event)
             except Deviation as deviation:
                 event.wrong = str(deviation)
+            print(f"run {event.run}: {event.kind}, update {event.update} {event.wrong}", file=sys.stderr, flush=True)
             if any(seen.wrong for seen in self._events):
                 return self._events[:number]
         return self._events
@@ -274,7 +275,10 @@ class DisturbedRun:
         """Starts the run, lets the event happen and looks at what it left. Raises Deviation."""
         resume = ResumePoint(self._folder)
         before = last_update(self._folder)
-        room = self._draw.randint(100_000, 1_000_000) if event.kind == FULL_DISK else None
+        room = None
+        if event.kind == FULL_DISK:  # for part of a checkpoint
+            whole = largest_file(self._campaign.undisturbed / "checkpoints").stat().st_size
+            room = int(whole * self._draw.uniform(0.1, 0.9))
         child = self._campaign.start(self._folder, largest_file=room)
         try:
             if event.kind != FULL_DISK and until(child, self._moment(event.kind, resume), resume):
@@ -318,9 +322,8 @@ class DisturbedRun:
     def _check_status(self, kind: str, statuses: list[int | None]) -> None:
         expected = {SIGTERM: STATUS_STOPPED, FULL_DISK: STATUS_ERROR}.get(kind, -signal.SIGKILL)
         words = self._campaign.last_words(self._folder)
-        if (
-            expected not in statuses or 0 in statuses
-        ):  # the other ranks end in their own way, but not as if all was well
+        # The other ranks end in their own way, but not as if all was well.
+        if expected not in statuses or 0 in statuses:
             raise Deviation(f"it ended with {statuses}, not {expected}: {words}")
         if kind == FULL_DISK and "expllm: error: " not in words:
             raise Deviation(f"it does not say what is wrong: {words}")
@@ -375,9 +378,14 @@ class DisturbedRun:
             raise Deviation(difference)
 
 
+def largest_file(folder: Path) -> Path:
+    """Of a checkpoint, the one with the arrays."""
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
 def flip_a_bit(checkpoint: Path, draw: random.Random) -> None:
-    """In the file with the arrays: the largest."""
-    file = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    """Of its arrays."""
+    file = largest_file(checkpoint)
     content = bytearray(file.read_bytes())
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     file.write_bytes(content)
