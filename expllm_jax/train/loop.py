@@ -66,6 +66,8 @@ def train(
     """Trains in `run_dir`, or goes on from its latest checkpoint; a finished run is returned as it is.
 
     Killed at any moment and called again with the same arguments, it ends with the same parameters, bit for bit.
+    What is done again are the updates since the newest complete checkpoint. It is at most `config.checkpoint_every`
+    updates older than the last one that was begun, since a checkpoint is not begun before the one before is complete.
     Writes `checkpoints/`, `frozen/`, `metrics.jsonl`, `tensorboard/` and `run.json` (what an update is made of, and how
     long it took); where asked for or needed, `profile/`, `skipped.jsonl`, `non_finite.jsonl` and `stuck-PROCESS.txt`.
 

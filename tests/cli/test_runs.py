@@ -194,31 +194,67 @@ def test_the_smaller_verbs(run, tmp_path):
     assert "tiny" in expllm("config", "list").out
 
 
-def test_a_run_killed_at_a_random_step_ends_the_same_bit_for_bit(run, tmp_path, compiled):
-    killed = tmp_path / "killed"
-    stages.open_folder(killed, load_experiment("tiny"), lambda text: None)
+# ---- runs that are stopped
+
+
+def lines_of(folder: Path) -> int:
+    """Whole lines of metrics that a run has written."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
+def struck(
+    number: signal.Signals, run: Path, folder: Path, lines: int, environment: dict[str, str]
+) -> tuple[int, str, str]:
+    """A training process that begins from the records of `run` and gets the signal after so many lines of metrics.
+
+    Returns its status, and what it said on stdout and stderr.
+    """
+    stages.open_folder(folder, load_experiment("tiny"), lambda text: None)
     for done in ("faces", "records", "features"):
-        shutil.copytree(run / done, killed / done)
-    seed = random.randrange(2**32)
-    threshold = random.Random(seed).randrange(1, 33)  # lines of metrics
-    command = [sys.executable, "-m", "expllm_jax.cli", "train", "tiny", "--out", killed]
-    metrics = killed / "metrics.jsonl"
-    with subprocess.Popen(command, env=compiled, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as victim:
+        shutil.copytree(run / done, folder / done)
+    command = [sys.executable, "-m", "expllm_jax.cli", "train", "tiny", "--out", folder, "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as victim:
         try:
-            while victim.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= threshold):
+            while victim.poll() is None and lines_of(folder) < lines:
                 time.sleep(0.002)
+            victim.send_signal(number)
+            out, errors = victim.communicate(timeout=120)
         finally:
             victim.kill()
-        _, errors = victim.communicate(timeout=60)
-    assert victim.returncode == -signal.SIGKILL, (seed, errors.decode()[-2000:])
-    assert len(metrics.read_bytes().splitlines()) < 40, seed
+    return victim.returncode, out.decode(), errors.decode()
+
+
+def end_of(run: Path) -> tuple[str, list[tuple[float, float]]]:
+    """The final parameters' fingerprint and every update's loss."""
+    with Checkpointer(run, create=False) as checkpointer:
+        assert checkpointer.latest_step == 40
+        parameters = params_fingerprint(checkpointer.load_params())
+    return parameters, [(line["step"], line["loss"]) for line in read_metrics(run)]
+
+
+def test_a_run_killed_at_a_random_step_ends_the_same_bit_for_bit(run, tmp_path, compiled):
+    killed, seed = tmp_path / "killed", random.randrange(2**32)
+    status, _, errors = struck(signal.SIGKILL, run, killed, random.Random(seed).randrange(1, 33), compiled)
+    assert status == -signal.SIGKILL, (seed, errors[-2000:])
+    assert lines_of(killed) < 40, seed
 
     outcome = expllm("train", "tiny", "--out", killed)
     assert outcome.status == 0 and "there already" in outcome.err, (seed, outcome.err)
-    ends = []
-    for folder in (run, killed):
-        with Checkpointer(folder, create=False) as checkpointer:
-            assert checkpointer.latest_step == 40
-            parameters = params_fingerprint(checkpointer.load_params())
-        ends.append((parameters, [(line["step"], line["loss"]) for line in read_metrics(folder)]))
-    assert ends[0] == ends[1], seed
+    assert end_of(killed) == end_of(run), seed
+
+
+def test_a_run_told_to_stop_saves_says_so_and_goes_on(run, tmp_path, compiled):
+    stopped = tmp_path / "stopped"
+    status, out, errors = struck(signal.SIGTERM, run, stopped, 8, compiled)
+    assert status == 128 + signal.SIGTERM, errors[-2000:]
+    told = json.loads(out)
+    with Checkpointer(stopped, create=False) as checkpointer:
+        assert told == {"run": str(stopped), "steps": checkpointer.latest_step, "stopped": "SIGTERM"}
+    assert 8 <= told["steps"] < 40 and lines_of(stopped) == told["steps"]
+    assert f"stopped after update {told['steps']} (SIGTERM)" in errors and "the same command goes on" in errors
+
+    before = (stopped / "metrics.jsonl").read_bytes()
+    assert expllm("train", "tiny", "--out", stopped).status == 0
+    assert (stopped / "metrics.jsonl").read_bytes().startswith(before)  # no update was done again
+    assert end_of(stopped) == end_of(run)
