@@ -303,14 +303,13 @@ class DisturbedRun:
         if kind == AT_START:
             ends = time.monotonic() + self._draw.uniform(0, self._start_seconds)
             return lambda: time.monotonic() > ends
-        if kind == WHILE_SAVING:
-            return lambda: resume.step is not None and is_saving(self._folder)
-        after = self._newest() + self._draw.randint(1, self._campaign.interval + 2)
+        after = self._newest() + self._draw.randint(1, 3 * self._campaign.interval)
         whole = 2 if kind in (DELETED, FLIPPED) else 0  # one to go back to
         return lambda: (
             resume.step is not None
             and last_update(self._folder) >= after
             and len(set(saved_steps(self._folder)) - self._flipped) >= whole
+            and (kind != WHILE_SAVING or is_saving(self._folder))
         )
 
     def _strike(self, kind: str, child: Ranks) -> None:
@@ -456,8 +455,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--one-rank", action="store_true", help="leave out the run of two processes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
-    # An event happens up to an interval and 2 updates after the newest checkpoint, or at the end of the next save.
-    steps = (options.per_run + 1) * 2 * options.interval
+    # An event comes up to three intervals after the newest checkpoint, or at the next; the run may not end before.
+    steps = (options.per_run + 1) * 4 * options.interval
     settings = () if options.experiment else SMALL
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
