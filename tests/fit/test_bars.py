@@ -13,6 +13,7 @@ from expllm_jax.fit.compiling import TpuCompiler
 from expllm_jax.fit.request import GIB
 from expllm_jax.fit.table import Cell, cell_request, paper_model
 from expllm_jax.fit.topology import parse_topology
+from tests.models.sizes import changed
 
 pytestmark = pytest.mark.fit
 
@@ -24,15 +25,17 @@ def compiler():
 
 
 @pytest.mark.parametrize(
-    ("topology", "mode", "rows"),
+    ("topology", "mode", "rows", "remat"),
     [
-        ("v5e:2x2", "LoRA", 8),
-        ("v5e:2x4", "full", 1),
-        ("2xv5e:16x16", "full", 16),  # two replicas: a slice holds what it would hold alone
+        ("v5e:2x2", "LoRA", 8, "full"),
+        ("v5e:2x4", "full", 1, "full"),
+        ("2xv5e:16x16", "full", 16, "offload"),  # two replicas: a slice holds what it would hold alone
     ],
 )
-def test_an_update_fits(topology, mode, rows, compiler):
-    answer = compiler.compile(cell_request(Cell(parse_topology(topology), topology, mode), rows))
+def test_an_update_fits(topology, mode, rows, remat, compiler):
+    request = cell_request(Cell(parse_topology(topology), topology, mode), rows)
+    model = changed(request.model, decoder=changed(request.model.decoder, remat=remat))
+    answer = compiler.compile(changed(request, model=model))
     program, slices = answer.largest, answer.request.topology.slices
     print(f"{topology} {mode}, {rows} rows: {program.peak_bytes / GIB:.2f} GiB, {program.compile_seconds:.0f} s")
     assert answer.fits and program.headroom_bytes >= 0
