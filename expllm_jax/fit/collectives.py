@@ -13,9 +13,9 @@ what each device is left with, between slices. It gives two entries, one per net
 
 The TPU compiler writes one transfer down in several ways, each of which is counted once: `-start` and `-done` pairs; an
 asynchronous collective that stands in a fusion with "AsyncCollectiveStart", in those that run meanwhile, and in the one
-with "AsyncCollectiveDone"; a reduce-scatter as a fusion "all-reduce-scatter"; gathers and scatters that are taken apart
-into a loop of products and permutes. What is not understood raises an error, because a sum that leaves something out
-looks like a good one.
+with "AsyncCollectiveDone"; a reduce-scatter as a fusion "all-reduce-scatter"; a sum between slices as `send` to the
+host and `recv` from it; gathers and scatters that are taken apart into a loop of products and permutes. What is not
+understood raises an error, because a sum that leaves something out looks like a good one.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ _CALLED_LISTS = re.compile(r"\b(?:branch_computations|called_computations)=\{([^
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 # Other lines within a computation are attributes that hold several, such as a kernel's notes.
 _INSTRUCTION = re.compile(r"^  (ROOT )?%[\w.\-]+ = ")
+# Attributes of what the hosts add up between slices.
+_SUM_BETWEEN_SLICES = (
+    '_xla_host_transfer_handler_name="xla_megascale_runtime"', '_xla_megascale_transfer_type="ALL_REDUCE"'
+)  # fmt: skip
 _REMEDY = "this build of libtpu writes it differently: report it with the program's text"
 
 
@@ -187,6 +191,8 @@ def _family(instruction: _Instruction) -> str:
     opcode = instruction.opcode.removesuffix("-start")
     if opcode in KINDS:
         return opcode
+    if all(attribute in instruction.attributes for attribute in _SUM_BETWEEN_SLICES):
+        return "all-reduce" if opcode == "send" else ""  # what is received belongs to what is sent
     if opcode in ("collective-broadcast", "ragged-all-to-all", "send", "recv"):
         raise ExpllmError(f"the program's {opcode} {instruction.name} is not understood", _REMEDY)
     return ""
@@ -275,10 +281,13 @@ def _bytes(type_: str) -> float:
 
 def _moved(program: _Program, instruction: _Instruction, times: float, per_slice: int) -> list[Collective]:
     body = program.computations[instruction.computation]
-    operand = sum(_bytes(body[name].type) for name in instruction.operands)
     kind = _family(instruction)
     found = re.search(r'op_name="([^"]*)"', instruction.attributes)
     origin = found[1] if found else instruction.name
+    if instruction.opcode == "send":  # by the hosts, between devices of the same place in all slices
+        sent, far = _bytes(body[instruction.operands[0]].type), _slices_joined(instruction)
+        return [Collective(kind, 2 * sent * (far - 1) / far, times, "dcn", sent, origin)]
+    operand = sum(_bytes(body[name].type) for name in instruction.operands)
     if kind == "collective-permute":
         pairs = re.findall(r"\{(\d+),(\d+)\}", instruction.attribute("source_target_pairs").partition("}}")[0] + "}")
         if not pairs:
@@ -307,6 +316,15 @@ def _moved(program: _Program, instruction: _Instruction, times: float, per_slice
         for moved, network in zip(received, ("ici", "dcn"), strict=True)
         if moved
     ]
+
+
+def _slices_joined(instruction: _Instruction) -> int:
+    """How many slices add up: 2 for the target "{1,2}x{0:3}", 4 for "{1:4}x{0:3}"; devices stand behind the x."""
+    found = re.match(r'"\{(\d+(?::\d+)?(?:,\d+(?::\d+)?)*)\}x', instruction.attribute("_xla_megascale_target"))
+    if not found:
+        raise ExpllmError(f"the slices that {instruction.name} joins are not understood", _REMEDY)
+    spans = [list(map(int, span.split(":"))) for span in found[1].split(",")]
+    return sum(span[-1] - span[0] + 1 for span in spans)
 
 
 _EXPLICIT = re.compile(r"\{(\{[\d,]*\}(?:,\{[\d,]*\})*)?\}")

@@ -223,3 +223,25 @@ def test_branches_with_collectives_are_an_error():
     )
     with pytest.raises(ExpllmError, match="branches of c"):
         collectives(program(body, branch), 8)
+
+
+def test_sums_between_slices_go_through_the_hosts():
+    attributes = (
+        'is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    done = 'is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
+    body = lines(
+        SHARD,
+        "%token = token[] after-all()",
+        f"%send = (bf16[512,4096], u32[], token[]) send(%shard, %token), channel_id=2, {attributes}",
+        f"%recv = (bf16[512,4096], u32[], token[]) recv(%token), channel_id=1, {attributes}",
+        f"%sent = token[] send-done(%send), channel_id=2, {done}",
+        f"ROOT %received = (bf16[512,4096], token[]) recv-done(%recv), channel_id=1, {done}",
+    )
+    (found,) = collectives(program(body, devices=4), 4)  # the program is that of one slice
+    assert found[:5] == ("all-reduce", SHARD_BYTES, 1.0, "dcn", SHARD_BYTES)  # 2 x half of it, for two slices
+    (found,) = collectives(program(body.replace("{1,2}x", "{1:4}x"), devices=4), 4)
+    assert found.bytes_per_device == 2 * 3 / 4 * SHARD_BYTES
+    with pytest.raises(ExpllmError, match="send"):
+        collectives(program(body.replace("ALL_REDUCE", "ONE_TO_ONE")), 4)

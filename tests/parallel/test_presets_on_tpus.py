@@ -1,39 +1,46 @@
-"""Every TPU preset, compiled by the TPU's own compiler: two layers of the 7B model, its update, no TPU."""
+"""Every TPU preset, compiled by the TPU's own compiler: an update of two narrow layers, no TPU.
+
+The 7B model with the preset of v5e is in `tests/fit/test_bars.py`; one with each of the others would take ten minutes.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from expllm_jax.config import WeightsConfig, load_experiment, with_preset
+from expllm_jax.errors import ExpllmError
+from expllm_jax.fit.asking import RowShape, train_request
+from expllm_jax.fit.compiling import TpuCompiler
+from expllm_jax.fit.topology import parse_topology
 from expllm_jax.parallel import PRESETS
+from tests.fit.fake_compiler import REQUEST
+from tests.fit.tpu_program import NARROW, compiled
+from tests.models.sizes import changed
 
-ROOT = Path(__file__).parent.parent.parent
-# Read by libtpu: to ask nobody for the computer it runs on, and to stand beside other compilers.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+pytestmark = pytest.mark.fit
+
+SLICES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 
 
-@pytest.mark.fit
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if "tpu" in str(preset.compiler_options)])
-def test_a_training_step_compiles_with_the_preset(name):
-    command = [sys.executable, "-m", "tests.parallel.compiled_preset", name]
-    result = subprocess.run(
-        command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=600
+@pytest.mark.parametrize("name", SLICES)
+def test_an_update_compiles_with_the_preset(name):
+    weights = WeightsConfig("./absent", "./absent")
+    experiment = with_preset(changed(load_experiment("small"), model=NARROW, weights=weights), name)
+    topology = parse_topology(SLICES[name])
+    request = train_request(
+        experiment.model, experiment.train, topology, rows=1, row=RowShape(length=512, pictures=1, supervised=128)
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert found["peak"] < PRESETS[name].accelerator.memory
-    assert found["kernel"], "splash attention is not in the program"
-    assert found["mesh"] == [1, found["devices"], 1]
-    assert "xla_tpu_no_such_option" in found["unknown"]
+    assert request.mesh == (1, topology.devices, 1) and request.compiler_options == PRESETS[name].compiler_options
+    program = compiled(request)
+    assert program.peak_bytes < PRESETS[name].accelerator.memory
+    assert "splash" in program.text, "the attention kernel is not in the program"
+    assert ("S(5)" in program.text) == (PRESETS[name].decoder_remat == "offload")  # space 5: the host's memory
+
+
+def test_every_tpu_has_a_preset_here():
+    assert set(SLICES) == {name for name, preset in PRESETS.items() if "tpu" in str(preset.compiler_options)}
+
+
+def test_an_option_that_the_compiler_does_not_know_is_refused():
+    with TpuCompiler() as compiler, pytest.raises(ExpllmError, match="xla_tpu_no_such_option"):
+        compiler.compile(changed(REQUEST, compiler_options=("xla_tpu_no_such_option=True",)))
