@@ -420,6 +420,11 @@ def _from_json(kind: Any, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f"{kind.__name__} is {value!r}")
         hints = typing.get_type_hints(kind)
+        if unknown := sorted(value.keys() - hints.keys()):
+            raise ExpllmError(
+                f"{kind.__name__} has no key {', '.join(unknown)} in this version of expllm_jax",
+                "use the version that wrote it",
+            )
         return kind(**{name: _from_json(hints[name], inner) for name, inner in value.items()})
     if typing.get_origin(kind) is tuple:
         return tuple(value)

@@ -70,6 +70,7 @@ from expllm_jax.train import (
     Progress,
     TrainResult,
     check_rows,
+    check_same_keys,
     extract_features,
     row_shards,
     row_share,
@@ -84,6 +85,7 @@ EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
 COMMAND, RENDERED = "command.txt", "experiment.txt"
 FREE_KEYS = ("on_error", "validation", *(f"train.{name}" for name in FREE_FIELDS))
 """Keys that a run may go on with other values of: they change how it is computed, not what it learns."""
+_FREE = tuple(f"{key}." for key in FREE_KEYS)
 FOR_THE_FIRST = 7 * 24 * 3600.0
 """Seconds that processes wait while the first one renders faces or builds records. Long: if it ends, so do they."""
 PICTURES_AT_ONCE = 16
@@ -145,17 +147,17 @@ def _open_first(path: Path, experiment: Experiment, command: Sequence[str]) -> N
         raise _unwritable(path, error) from error
     if taken:
         before, now = _keys_of(file), _keys_of(experiment)
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        free = tuple(f"{key}." for key in FREE_KEYS)
-        differing = [key for key in changed if not f"{key}.".startswith(free)]
+        fixed_before, fixed_now = ([key for key in keys if not f"{key}.".startswith(_FREE)] for keys in (before, now))
+        check_same_keys(f"the keys of {file}", fixed_before, fixed_now)
+        differing = sorted(key for key in fixed_now if before[key] != now[key])
         if differing:
-            shown = "; ".join(f"{key} is {before.get(key)} there, {now.get(key)} here" for key in differing[:4])
+            shown = "; ".join(f"{key} is {before[key]} there, {now[key]} here" for key in differing[:4])
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
             raise ExpllmError(
                 f"{path} holds another experiment: {shown}{more}",
                 "choose another folder with --out, or repeat its settings",
             )
-        if not changed:
+        if before == now:
             return
     if foreign:
         raise ExpllmError(
@@ -245,6 +247,8 @@ def reopen_folder(path: str | Path, say: Say) -> RunFolder:
         )
     try:
         return RunFolder(path, configuration.experiment_from_json(_read_experiment(file)), say)
+    except ExpllmError as error:
+        raise ExpllmError(f"{file}: {error.problem}", error.remedy) from error
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from error
 

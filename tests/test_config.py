@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_json_and_back(name):
         ("model.vision_layers=2,-1", (2, -1)),
         ("data.train_regimes='mild', \"hard\"", ("mild", "hard")),
         (" train.batch = 8 ", 8),
+        ("train.profile=10,12", (10, 12)),
+        ("train.profile=", ()),
     ],
 )
 def test_overrides_have_the_type_of_their_field(assignment, expected):
@@ -203,6 +206,13 @@ def test_a_value_of_another_type_says_what_the_key_takes(assignment, said):
         ("model.vision.width=192", "model.vision.width=384"),
         ("weights.decoder=smollm2", "model.decoder.vocab=49152"),
         ("model.projector.pool=3", "1, 2, 4 or 8"),
+        ("train.profile=3", "the first and the last update"),
+        ("train.profile=3,2", "the first and the last update"),
+        ("train.keep_best=1", "set validate_every, too"),
+        ("train.validate_every=2", "set both"),
+        ("validation=records/a:validation", "set both"),
+        ("validation=records/a*2", "FOLDER:SPLIT alone"),
+        ("validation=records/a@0.5", "FOLDER:SPLIT alone"),
     ],
 )
 def test_an_impossible_value_names_the_key_and_says_what_is_allowed(assignment, range_or_choice):
@@ -298,8 +308,34 @@ def test_a_damaged_description_of_a_run_is_one_error(damaged, tmp_path):
     (tmp_path / "experiment.json").write_bytes(damaged.encode("latin-1"))
     with pytest.raises(ExpllmError, match="experiment.json is damaged"):
         stages.reopen_folder(tmp_path, lambda text: None)
-    with pytest.raises(ExpllmError, match="is damaged|another experiment"):
+    with pytest.raises(ExpllmError, match="is damaged|another version"):
         stages.open_folder(tmp_path, TINY, lambda text: None)
+
+
+@pytest.mark.parametrize("key, free", [("data", False), ("tokenizer.cross_words", False), ("train.profile", True)])
+def test_a_run_that_lacks_a_key_of_today_was_begun_with_another_version(key, free, tmp_path):
+    described = to_json(TINY)
+    *groups, last = key.split(".")
+    del functools.reduce(dict.__getitem__, groups, described)[last]
+    file = tmp_path / "experiment.json"
+    file.write_text(json.dumps(described))
+    if free:  # it decides nothing that was learnt
+        stages.open_folder(tmp_path, TINY, lambda text: None)
+        assert json.loads(file.read_text()) == to_json(TINY)
+        return
+    with pytest.raises(ExpllmError, match=rf"experiment.json .* another version .* they lack {key}") as caught:
+        stages.open_folder(tmp_path, TINY, lambda text: None)
+    assert "None" not in caught.value.problem and "environment.json" in caught.value.remedy
+
+
+def test_a_key_of_a_later_version_is_named(tmp_path):
+    described = to_json(TINY)
+    described["data"]["weather"] = "rain"
+    (tmp_path / "experiment.json").write_text(json.dumps(described))
+    with pytest.raises(ExpllmError, match=r"another version .* they have data.weather"):
+        stages.open_folder(tmp_path, TINY, lambda text: None)
+    with pytest.raises(ExpllmError, match=r"experiment.json: RenderedConfig has no key weather in this version"):
+        stages.reopen_folder(tmp_path, lambda text: None)
 
 
 def test_a_folder_that_a_killed_command_had_just_begun_is_taken_up(tmp_path):

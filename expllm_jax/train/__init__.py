@@ -23,6 +23,7 @@ from expllm_jax.train.non_finite import NON_FINITE
 from expllm_jax.train.optimizer import Optimizer, OptimizerConfig, build_optimizer, decay_mask
 from expllm_jax.train.progress import Progress, duration
 from expllm_jax.train.row_costs import with_row_costs
+from expllm_jax.train.same_run import check_same_keys
 from expllm_jax.train.skipped import SKIPPED
 from expllm_jax.train.state import TrainState, create_state, state_shardings
 from expllm_jax.train.step import make_eval_step, make_train_step
@@ -50,6 +51,7 @@ __all__ = [
     "Work",
     "build_optimizer",
     "check_rows",
+    "check_same_keys",
     "create_state",
     "decay_mask",
     "decode_flops_and_bytes",

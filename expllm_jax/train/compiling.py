@@ -68,9 +68,9 @@ def program_facts(
 def use_compile_cache(folder: Path) -> None:
     """Lets JAX keep compiled programs, so that a process which takes up a run does not compile anew.
 
-    EXPLLM_COMPILE_CACHE names another folder, or says `off`. Whoever has set JAX's own cache keeps it. On CPUs, whose
-    programs compile fast and may fail on a computer with other instructions, there is one only if the variable names
-    it.
+    EXPLLM_COMPILE_CACHE names another folder, or says `off`. Whoever has set JAX's own cache keeps it. On CPUs there is
+    one only if the variable names it: JAX does not tell their instruction sets apart, so that a program from a folder
+    which computers share may fail on another of them.
     """
     chosen = os.environ.get(CACHE_VARIABLE, "")
     if chosen == "off" or jax.config.jax_compilation_cache_dir or (not chosen and jax.default_backend() == "cpu"):

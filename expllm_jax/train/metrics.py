@@ -1,6 +1,19 @@
 """What is measured while training, on disk: `metrics.jsonl` for programs, TensorBoard for eyes.
 
-Both are without seams: a resumed run first forgets what came after its checkpoint.
+Both are without seams: a resumed run first forgets what came after its checkpoint. Every line has `step`, the updates
+made by then. A line of training, every `train.log_every` updates, has
+
+- of this update: `loss` (mean over its records) and `grad_norm` (before clipping), both absent if it was left out;
+  `learning_rate`, which updates that were left out do not move on; `skipped` (1 if it was left out), with
+  train.non_finite=skip only; `data_wait`, seconds until this process's reader gave the batch;
+- of the time since the line before, validation left out: `records_per_second`, `tokens_per_second` and
+  `supervised_per_second` (of all processes, padding not counted), `update_seconds`, `padding` (share of the rows'
+  tokens that no record fills), `mfu` (share of the devices' peak that useful operations take, see `train.flops`; only
+  where the peak is known, see `expllm config accelerators`);
+- `seconds` since this process began to train, compiling included.
+
+A line of validation, every `train.validate_every` updates, has `validation_loss` (mean over the split's records) and
+`validation_accuracy` (share of the supervised tokens, by their weight, that are predicted right from those before).
 """
 
 from __future__ import annotations

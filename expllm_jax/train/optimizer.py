@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ class Optimizer:
 
     init: Callable[[Mapping[str, jax.Array]], optax.OptState]
     update: Callable[..., tuple[optax.Updates, optax.OptState]]
-    learning_rate: Callable[[jax.Array | int], jax.Array]  # updates made so far -> learning rate of the next one
+    learning_rate: Callable[[optax.OptState], jax.Array]  # of the next update from this state, float32 scalar
 
 
 def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
@@ -66,12 +67,21 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.adamw(schedule, *config.betas, eps=config.eps, weight_decay=config.weight_decay, mask=decay_mask),
     )
-    return Optimizer(transform.init, transform.update, schedule)
+    return Optimizer(transform.init, transform.update, lambda state: schedule(_updates_made(state)))
 
 
 def decay_mask(params: Mapping[str, jax.Array]) -> dict[str, bool]:
     """path → whether weight decay pulls on it."""
     return {path: path.rpartition("/")[2] in DECAYED for path in params}
+
+
+def _updates_made(opt_state: optax.OptState) -> jax.Array:
+    """int32: the updates that the schedule has counted. Those that a run leaves out are not among them."""
+
+    def is_schedule(path: tuple[Any, ...], _: jax.Array) -> bool:
+        return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+    return optax.tree_utils.tree_get(opt_state, "count", filtering=is_schedule)
 
 
 def _schedule(config: OptimizerConfig, total_steps: int) -> Callable[[jax.Array | int], jax.Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ def run_facts(config: TrainConfig, graphdef: ModelDef, total: int, identity: Map
 
 
 def check_same_run(run_dir: Path, meta: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Raises ExpllmError unless a checkpoint's `meta` is of the run with these `run_facts`, naming what differs."""
     if meta.get("format") != FORMAT:
         raise ExpllmError(f"the checkpoints in {run_dir} are of format {meta.get('format')}", "use another run folder")
     before, now = dict(_flat(meta["run"])), dict(_flat(facts))
+    ours = [[key for key in keys if not key.startswith("identity.")] for keys in (before, now)]
+    check_same_keys(f"the checkpoints in {run_dir}", *ours)
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -40,6 +43,24 @@ def check_same_run(run_dir: Path, meta: Mapping[str, Any], facts: Mapping[str, A
             f"{run_dir} holds a run with other settings: {'; '.join(changed)}",
             "repeat the settings to go on with it, or choose another run folder",
         )
+
+
+def check_same_keys(what: str, before: Collection[str], now: Collection[str]) -> None:
+    """Raises ExpllmError if a run was written down with other keys than there are now: another version did that.
+
+    Args:
+      what: of the run, for the message; plural.
+      before, now: the keys that decide what it learns.
+    """
+    lacking, unknown = (sorted(set(a) - set(b)) for a, b in ((now, before), (before, now)))
+    if not lacking and not unknown:
+        return
+    told = [f"{verb} {', '.join(keys[:4])}" + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+            for verb, keys in (("lack", lacking), ("have", unknown)) if keys]  # fmt: skip
+    raise ExpllmError(
+        f"{what} are of a run that another version of expllm_jax began: they {', and they '.join(told)}",
+        "go on with that version (the run's environment.json names it), or choose another run folder",
+    )
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -97,7 +97,7 @@ def make_train_step(
         metrics = {
             "loss": sums.nll / sums.weight,
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": optimizer.learning_rate(state.step),
+            "learning_rate": optimizer.learning_rate(state.opt_state),
         }
         params = optax.apply_updates(state.params, updates)
         if skip_non_finite:

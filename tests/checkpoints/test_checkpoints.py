@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,11 +28,17 @@ from expllm_jax.errors import ExpllmError
 from tests.checkpoints.small_run import assert_same, make_data, make_params, make_state, save_run
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    save_run(folder, keep=2)
+    return folder
+
+
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
+def run_dir(saved: Path, tmp_path: Path) -> Path:
     """A run with checkpoints of steps 2 and 3 (step 1 was dropped), the data advanced by one element a step."""
-    save_run(tmp_path / "run", keep=2)
-    return tmp_path / "run"
+    return Path(shutil.copytree(saved, tmp_path / "run"))
 
 
 def test_state_data_and_meta_come_back_exactly(run_dir: Path) -> None:

@@ -15,13 +15,20 @@ from expllm_jax.checkpoints import Checkpointer
 from expllm_jax.errors import ExpllmError
 from tests.checkpoints.small_run import State, assert_same, make_data, make_params, make_state, save_run
 
-FLIPS_PER_FILE = 8
+FLIPS_PER_FILE = 4
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    save_run(folder, losses={2: 0.5, 3: 0.25}, keep=2)
+    return folder
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    save_run(tmp_path / "run", losses={2: 0.5, 3: 0.25}, keep=2)
-    return tmp_path / "run"
+def run_dir(saved: Path, tmp_path: Path) -> Path:
+    """A copy of one run, to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "run"))
 
 
 def arrays_file(step: Path) -> Path:

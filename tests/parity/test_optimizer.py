@@ -66,7 +66,7 @@ def test_updates(torch_models, changes):
         size = 10.0 ** (step % 3 - 2)  # norms of 0.1, 1 and 11
         grads = {path: (size * rng.normal(size=shape)).astype(np.float32) for path, shape in SHAPES.items()}
         rate = learning_rate(step, config)
-        agree("learning rate", ours.learning_rate(step), np.asarray(rate))
+        agree("learning rate", ours.learning_rate(state), np.asarray(rate))
         for group in peer.param_groups:
             group["lr"] = rate
         before = {path: weight.detach().clone() for path, weight in theirs.items()}

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from expllm_jax.checkpoints import Checkpointer, load_frozen, params_fingerprint
 from expllm_jax.errors import ExpllmError
 from expllm_jax.models import merge
 from expllm_jax.train import OptimizerConfig, TrainConfig, read_metrics, train
+from expllm_jax.train.same_run import FORMAT, check_same_run
 from tests.train.tiny import TinySource, tiny_config, tiny_model
 from tests.train.tiny_run import STEPS, run, tiny_train_config
 
@@ -139,6 +141,21 @@ def test_a_run_folder_holds_all_parameters(whole_run) -> None:
 def test_going_on_with_other_settings_is_refused(whole_run, changes, told) -> None:
     with pytest.raises(ExpllmError, match=told):
         run(whole_run[0], io.StringIO(), **changes)
+
+
+def test_checkpoints_of_another_version_are_told_from_those_of_other_settings(tmp_path: Path) -> None:
+    now = {"config": {"seed": 3, "optimizer": {"lr": 1.0, "eps": 0.1}}, "identity": {"records": "a"}}
+    check_same_run(tmp_path, {"format": FORMAT, "run": now}, now)
+    for before, told in (
+        ({"seed": 3, "optimizer": {"lr": 1.0}}, "another version .* they lack config.optimizer.eps$"),
+        ({"seed": 3, "old": 1, "optimizer": {"lr": 1.0}}, "they lack config.optimizer.eps, and they have config.old$"),
+        ({"seed": 4, "optimizer": {"lr": 1.0, "eps": 0.1}}, "other settings: config.seed was 4, is 3$"),
+    ):
+        with pytest.raises(ExpllmError) as caught:
+            check_same_run(tmp_path, {"format": FORMAT, "run": {**now, "config": before}}, now)
+        assert re.search(told, caught.value.problem)
+    with pytest.raises(ExpllmError, match=f"format {FORMAT + 1}"):
+        check_same_run(tmp_path, {"format": FORMAT + 1, "run": now}, now)
 
 
 def test_it_learns_the_pictures_by_heart_and_validates(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ def measured(compilation_cache_dir):
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def test_plain_and_packed_rows_on_one_and_four_devices_give_the_mean_over_records(measured) -> None:
+def test_plain_and_packed_rows_on_four_devices_give_the_mean_over_records(measured) -> None:
     expected = measured.pop("by hand")
-    assert len(measured) == 3
+    assert len(measured) == 2
     for name, loss in measured.items():
         assert loss == pytest.approx(expected, rel=1e-5), name
 

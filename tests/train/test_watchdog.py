@@ -6,19 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from expllm_jax.train import STUCK_STATUS
+from expllm_jax.train import STUCK_STATUS, watchdog
 from expllm_jax.train.watchdog import FIRST, Watchdog
 
-ROOT = Path(__file__).parents[2]
+# The module alone: everything else of its package would take seconds to import.
 STUCK = """
-import sys, time
+import importlib.util, sys, time
 from pathlib import Path
-from expllm_jax.train.watchdog import Watchdog
+spec = importlib.util.spec_from_file_location("watchdog", sys.argv[2])
+module = sys.modules["watchdog"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
 
 def waits_for_ever():
     time.sleep(600)
 
-with Watchdog(0.4, Path(sys.argv[1]), process=3, start=5) as dog:
+with module.Watchdog(0.4, Path(sys.argv[1]), process=3, start=5) as dog:
     dog.alive(6)
     waits_for_ever()
 """
@@ -45,7 +47,7 @@ def test_silence_is_counted_from_the_last_sign_of_life_and_not_while_the_process
 
 def test_a_stuck_process_ends_with_its_stacks_written_down(tmp_path: Path) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", STUCK, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", STUCK, tmp_path, watchdog.__file__], capture_output=True, text=True, timeout=60
     )
     assert child.returncode == STUCK_STATUS, child.stderr
     assert "process 3 is stuck" in child.stderr and "the last one was 6" in child.stderr

@@ -38,7 +38,6 @@ def main() -> None:
     print(json.dumps({
         "by hand": loss((1, 1, 1), plain, 1),  # one record a call: a plain mean
         "four records a call, over four devices": loss((2, 2, 1), plain, 4),
-        "packed": loss((1, 1, 1), PACKED, 5),
         "packed, over four devices": loss((1, 2, 2), PACKED, 11),
     }))  # fmt: skip
 
