@@ -200,6 +200,7 @@ copy_checkout() { # the last commit, to every worker
             expllm_fail "$expllm_root is no git checkout" "start from a clone of the repository"
         fi
     else
+        archive="${TMPDIR:-/tmp}/$archive"
         expllm_do git -C "$expllm_root" archive --format=tar.gz --output="$archive" HEAD
     fi
     expllm_note "copy the checkout's last commit"

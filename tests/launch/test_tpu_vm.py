@@ -205,6 +205,7 @@ def test_every_flag_arrives_in_the_dry_run(cluster):
 
 def test_the_dry_run_can_be_pasted(tpus):
     """What it prints asks gcloud for the same as the run itself, but for where the archive lies until it is sent."""
+    tpus.environment["TMPDIR"] = str(tpus.folder)
     states(tpus, "ABSENT ACTIVE")
     tpus.run("tpu_vm.sh", *TWO_SLICES, "--env", "A=it's\n", "--prepare", "true # no more")
     asked = tpus.calls()
