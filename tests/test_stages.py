@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,3 +67,15 @@ def test_a_tokenizer_learns_from_texts_as_they_are_and_not_mirrored(trained):
     tokenizer, _ = trained
     one, other = (len(tokenizer.encode(f"The {side} brow is raised")) for side in ("left", "right"))
     assert one < other
+
+
+def test_devices_share_out_the_pictures_that_features_are_made_of(tmp_path):
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.features_on_four", tmp_path], cwd=Path(__file__).parents[1], capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr[-3000:]
+    told = json.loads(child.stdout.splitlines()[-1])
+    assert len(told) == 2
+    for name, found in told.items():
+        assert found["shape"] == [6, 256, 16] and found["difference"] < 4e-3, (name, found)  # of float16 tokens of ±3

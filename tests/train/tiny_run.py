@@ -10,7 +10,7 @@ from expllm_jax.checkpoints import params_fingerprint
 from expllm_jax.train import OptimizerConfig, TrainConfig, TrainResult, train
 from tests.train.tiny import TinySource, tiny_config, tiny_model
 
-STEPS = 150
+STEPS, RECORDS = 150, 10
 
 
 def tiny_train_config(**changes) -> TrainConfig:
@@ -21,8 +21,8 @@ def tiny_train_config(**changes) -> TrainConfig:
     return TrainConfig(**(settings | changes))
 
 
-def run(run_dir: Path, stream: io.TextIOBase | None = None, **changes) -> TrainResult:
-    source = TinySource(10)
+def run(run_dir: Path, stream: io.TextIOBase | None = None, source: TinySource | None = None, **changes) -> TrainResult:
+    source = source or TinySource(RECORDS)
     graphdef, params = tiny_model(tiny_config(rank=2))
     return train(
         tiny_train_config(**changes), graphdef, params, source, run_dir, features=source.features, stream=stream
