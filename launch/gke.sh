@@ -18,7 +18,8 @@
 #   --mount FOLDER          where it is mounted (default: /mnt/expllm)
 #   --accelerator PRESET    one of `expllm config accelerators` (default: that of the topology)
 #   --set KEY=VALUE         overrides a key of the experiment; may be repeated
-#   --name NAME             of the JobSet (default: expllm- and the last part of FOLDER)
+#   --name NAME             of the JobSet (default: expllm- and the last part of FOLDER); the same name is taken for the
+#                           same run
 #   --namespace NAME        (default: default)
 #   --context NAME          which cluster (default: the one kubectl is set to)
 #   --queue NAME            a local queue of Kueue
@@ -70,21 +71,15 @@ check() {
     if [ -z "$bucket$pvc" ]; then
         expllm_fail "--out $out is on no disk that outlives the pods and that all of them see" "give --bucket BUCKET or --pvc CLAIM"
     fi
-    bucket="${bucket#gs://}"
-    case "$out/" in
-        "${mount%/}"/?*) ;;
-        *) expllm_fail "--out $out is not below --mount $mount, where the ${bucket:+bucket}${pvc:+claim} is" "use --out ${mount%/}/runs/NAME" ;;
-    esac
+    if [ -n "$bucket" ]; then expllm_check_bucket; fi
+    expllm_check_mount "${bucket:+bucket}${pvc:+claim}"
     for setting in ${all_label[@]+"${all_label[@]}"}; do
         if ! [[ "$setting" =~ ^[A-Za-z0-9][-A-Za-z0-9_./]*=[-A-Za-z0-9_.]*$ ]]; then
             expllm_fail "--label $setting is no KEY=VALUE as Kubernetes takes it" "write for instance --label team=faces"
         fi
     done
-    for setting in ${all_env[@]+"${all_env[@]}"}; do
-        if ! [[ "$setting" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
-            expllm_fail "--env $setting is no NAME=VALUE" "write for instance --env JAX_LOG_COMPILES=1"
-        fi
-    done
+    expllm_check_environment ${all_env[@]+"${all_env[@]}"}
+    expllm_experiment_in_copy /opt/expllm # as launch/Dockerfile lays it down
     accelerator="${accelerator:-$generation}"
     cluster=(--namespace="$namespace")
     if [ -n "$context" ]; then cluster+=(--context="$context"); fi
@@ -98,9 +93,7 @@ print_manifest() {
         "grace:int=$grace" "env@") word
     if [ -n "$queue" ]; then values+=("jobset_labels.kueue.x-k8s.io/queue-name=$queue"); fi
     for word in ${all_label[@]+"${all_label[@]}"}; do values+=("labels.$word" "jobset_labels.$word"); done
-    # Kubernetes reads $(NAME) in an argument as a variable, and $$ as a $.
-    # shellcheck disable=SC2001,SC2016
-    for word in "${train_command[@]}"; do values+=("args+=$(sed 's/\$(/$$(/g' <<< "$word")"); done
+    for word in "${train_command[@]}"; do values+=("args+=$word"); done
     for word in ${all_env[@]+"${all_env[@]}"}; do values+=("env@=$word"); done
     python3 "$expllm_root/launch/gke/render.py" "$expllm_root/launch/gke/jobset.yaml" "${values[@]}"
 }
@@ -155,7 +148,7 @@ fi
 manifest="$(print_manifest)"
 if [ -n "$dry_run" ]; then
     expllm_note "$slices x $topology: $((chips * slices)) chips on $((hosts * slices)) hosts"
-    printf '%s <<'"'MANIFEST'"'\n%s\nMANIFEST\n' "$(expllm_quote kubectl apply "${cluster[@]}" --filename=-)" "$manifest"
+    expllm_here_document "$(expllm_quote kubectl apply "${cluster[@]}" --filename=-)" "$manifest"
 else
     state="$(jobset_state)" || exit $?
     case "$state" in

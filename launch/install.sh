@@ -5,7 +5,7 @@
 set -euo pipefail
 . "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" > /dev/null && pwd -P)/setup.sh"
 
-case "${1:-base}" in
-    base | tpu | cuda) expllm_setup .venv "${1:-base}" ;;
-    *) expllm_fail "there is nothing to install for $1" "use base, tpu or cuda" ;;
+case "$#:${1-base}" in
+    [01]:base | 1:tpu | 1:cuda) expllm_setup .venv "${1-base}" ;;
+    *) expllm_fail "there is nothing to install for '$*'" "use one of base, tpu and cuda" ;;
 esac

@@ -43,17 +43,23 @@ case "$task" in
             exit
         fi
         shift 2
-        rm -f -- "$folder/status" "$folder/stopped"
+        rm -f -- "$folder/status" "$folder/stopped" "$folder/pid"
         # The shell outlives a TERM that is sent to the whole group, and writes down how the run ended.
         # shellcheck disable=SC2016
         setsid nohup bash -c '
             trap : TERM
             folder="$1"
             shift
-            echo "$$" > "$folder/pid"
             "$@" &
+            echo "$$" > "$folder/pid"
             while wait "$!"; status=$?; [ "$status" -gt 128 ] && kill -0 "$!" 2> /dev/null; do :; done
             echo "$status" > "$folder/status"' run "$folder" "$@" >> "$folder/log.txt" 2>&1 < /dev/null &
+        # Whoever stops the run from now on finds it.
+        until [ -s "$folder/pid" ]; do
+            kill -0 "$!" 2> /dev/null || [ -s "$folder/pid" ] ||
+                expllm_fail "the run could not be started on $(hostname)" "see $folder/log.txt there"
+            sleep 0.05
+        done
         ;;
     stop)
         if is_running; then

@@ -42,8 +42,10 @@ expllm_parse() { # VALUES SWITCHES LISTS ARGUMENTS...
         esac
         flag="${1#--}"
         variable="${flag//-/_}"
+        if ! [[ "$flag" =~ ^[a-z][-a-z]*$ ]]; then expllm_fail "there is no flag --$flag" "see $0 --help"; fi
         case "$switches" in
             *" $flag "*)
+                if [ -n "$joined" ]; then expllm_fail "--$flag takes no value, and $2 was given" "write --$flag alone, or leave it out"; fi
                 printf -v "$variable" yes
                 shift
                 continue
@@ -54,7 +56,7 @@ expllm_parse() { # VALUES SWITCHES LISTS ARGUMENTS...
             *) expllm_fail "there is no flag --$flag" "see $0 --help" ;;
         esac
         case "$joined:${2-}" in
-            : | yes: | :--*) expllm_fail "--$flag has no value" "write --$flag VALUE; see $0 --help" ;;
+            : | yes: | :--*) expllm_fail "--$flag has no value" "write --$flag VALUE, or --$flag=VALUE if it begins with dashes; see $0 --help" ;;
         esac
         case "$lists" in
             *" $flag "*) eval "all_$variable+=(\"\$2\")" ;;
@@ -71,6 +73,11 @@ expllm_check_common() {
         expllm_fail "no experiment is given" "name one from \`expllm config list\`, or a .py file; see $0 --help"
     fi
     if [ -z "$out" ]; then expllm_fail "--out is missing" "give the folder of the run: --out FOLDER"; fi
+    expllm_check_line --out "$out"
+    case "$out" in
+        *[!/]*) ;;
+        *) expllm_fail "--out $out is the root of all files" "give the run a folder of its own: --out FOLDER" ;;
+    esac
     case "$out" in
         *://*) expllm_fail "--out $out is no path" "mount the bucket (see $0 --help) and give the folder below the mount" ;;
     esac
@@ -78,6 +85,11 @@ expllm_check_common() {
         case "$setting" in
             [A-Za-z]*=*) ;;
             *) expllm_fail "--set $setting is no KEY=VALUE" "write for instance --set train.steps=50" ;;
+        esac
+    done
+    for setting in ${train_extra[@]+"${train_extra[@]}"}; do
+        case "$setting" in
+            --out | --out=*) expllm_fail "--out stands after -- as well" "give the folder of the run once, before --" ;;
         esac
     done
     if [ -z "$name" ]; then
@@ -91,8 +103,95 @@ expllm_check_common() {
 }
 
 expllm_check_number() { # FLAG VALUE LEAST
-    if ! [[ "$2" =~ ^[0-9]{1,9}$ ]] || [ "$((10#$2))" -lt "$3" ]; then
+    # No leading zeros: the shell would calculate with octal numbers.
+    if ! [[ "$2" =~ ^(0|[1-9][0-9]{0,8})$ ]] || [ "$2" -lt "$3" ]; then
         expllm_fail "$1 $2 is not a whole number of $3 or more" "write for instance $1 $(($3 > 2 ? $3 : 2))"
+    fi
+}
+
+expllm_check_line() { # FLAG VALUE
+    case "$2" in
+        *$'\n'*) expllm_fail "$1 holds a line break: $(head -n 1 <<< "$2")..." "write it on one line" ;;
+    esac
+}
+
+expllm_check_environment() { # NAME=VALUE...
+    local setting
+    for setting in "$@"; do
+        if ! [[ "$setting" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
+            expllm_fail "--env $setting is no NAME=VALUE" "write for instance --env JAX_LOG_COMPILES=1"
+        fi
+    done
+}
+
+# Each is one whole line of shell: what is left open in it would swallow what comes after it.
+expllm_check_prepare() { # COMMANDS...
+    local line
+    for line in "$@"; do
+        expllm_check_line --prepare "$line"
+        if ! bash -n <<< "$line" 2> /dev/null || [[ "$line" =~ \\$ ]]; then
+            expllm_fail "--prepare $line is no whole line of shell" "close its quotes and brackets, and quote it as one word"
+        fi
+    done
+}
+
+# The name of a bucket in $bucket, without gs://.
+expllm_check_bucket() {
+    bucket="${bucket#gs://}"
+    bucket="${bucket%/}"
+    if ! [[ "$bucket" =~ ^[a-z0-9][a-z0-9._-]+$ ]]; then
+        expllm_fail "--bucket $bucket names no bucket" "give the name alone, without folders: --bucket my-bucket"
+    fi
+}
+
+# That the run lies below the folder where the bucket or the claim is mounted.
+expllm_check_mount() { # WHAT IS MOUNTED
+    case "$mount" in
+        /*[!/]*) ;;
+        *) expllm_fail "--mount $mount is no folder to mount a $1 on" "give one from the root: --mount /mnt/expllm" ;;
+    esac
+    expllm_check_line --mount "$mount"
+    while [ "${mount%/}" != "$mount" ]; do mount="${mount%/}"; done
+    case "$out/" in
+        */../*) expllm_fail "--out $out goes up with .." "write the folder as it is" ;;
+        "$mount"/*[!/]*) ;;
+        *) expllm_fail "--out $out is not below --mount $mount, where the $1 is" "use --out $mount/runs/NAME" ;;
+    esac
+}
+
+# An experiment that is a .py file of the checkout is there too, where the checkout is a copy; any other file is not.
+expllm_experiment_in_copy() { # THE COPY'S FOLDER THERE
+    local file
+    case "$experiment" in
+        *.py) ;;
+        *) return ;;
+    esac
+    file="$(expllm_absolute "$experiment")"
+    case "$file" in
+        "$expllm_root"/*)
+            if git -C "$expllm_root" ls-files --error-unmatch -- "$file" > /dev/null 2>&1; then
+                experiment="$1/${file#"$expllm_root"/}"
+                return
+            fi
+            ;;
+    esac
+    expllm_fail "the experiment $experiment is not committed in $expllm_root, so it would not be there" "put it into configs/ there and commit it"
+}
+
+# Prints the path from the root; the folder that holds it need not be there.
+expllm_absolute() { # PATH
+    local above
+    case "$1" in
+        */*) above="${1%/*}/" ;;
+        *) above=. ;;
+    esac
+    if above="$(CDPATH='' cd -- "$above" 2> /dev/null && pwd -P)"; then
+        printf '%s/%s\n' "${above%/}" "${1##*/}"
+    else
+        case "$1" in
+            /*) printf '%s\n' "$1" ;;
+            *) printf '%s/%s\n' "$PWD" "$1" ;;
+        esac
     fi
 }
 
@@ -110,7 +209,10 @@ expllm_quote() { # WORDS...
     local word separator=""
     for word in "$@"; do
         case "$word" in
-            "" | *[!A-Za-z0-9_./:=@%+,-]*) word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
+            "" | *[!A-Za-z0-9_./:=@%+,-]*)
+                word="$(printf '%sx' "$word" | sed "s/'/'\\\\''/g")" # x: line breaks at its end would be lost
+                word="'${word%x}'"
+                ;;
         esac
         printf '%s%s' "$separator" "$word"
         separator=" "
@@ -121,6 +223,13 @@ expllm_quote() { # WORDS...
 # Runs the command, or in a dry run prints it.
 expllm_do() { # COMMAND...
     if [ -n "$dry_run" ]; then expllm_quote "$@"; else "$@"; fi
+}
+
+# Prints a command that reads the text from a here-document.
+expllm_here_document() { # COMMAND AS A SHELL READS IT, TEXT
+    local end=END_OF_TEXT
+    while grep -qxF -- "$end" <<< "$2"; do end="${end}_"; done
+    printf "%s <<'%s'\n%s\n%s\n" "$1" "$end" "$2" "$end"
 }
 
 # A line of a dry run that says why the next commands are run.
@@ -145,7 +254,7 @@ expllm_topology() { # TOPOLOGY
         v4 | v5p | tpu7x) shapes="2x2x1 2x2x2 2x2x4 2x4x4" ;;
         *) expllm_fail "--topology $1 names no TPU" "use v4, v5e, v5p, v6e or tpu7x, a colon and the shape: v5e:4x4, v5p:4x4x8" ;;
     esac
-    case " $shapes " in
+    case "$([[ "$shape" =~ ^[0-9x]+$ ]] && echo " $shapes ")" in
         *" $shape "*) ;;
         *)
             if ! [[ "$shape" =~ ^([0-9]{1,2})x([0-9]{1,2})x([0-9]{1,2})$ ]] || [[ "$generation" == v[56]e ]]; then

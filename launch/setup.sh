@@ -145,15 +145,15 @@ expllm_install() { # FOLDER LOCK
     expllm_say "installed in $((SECONDS - started)) s"
 }
 
-# What a first installation costs, measured on Linux x86-64.
+# What a first installation costs on Linux x86-64: measured, but for cuda, which is an estimate.
 expllm_size() { # LOCK
     case "$1" in
-        base) echo "about 83 packages, 1.3 GB on disk, a minute or two" ;;
-        dev) echo "about 95 packages, 1.4 GB on disk, a minute or two" ;;
-        parity) echo "about 113 packages, 2.6 GB on disk, a few minutes" ;;
-        fit) echo "about 96 packages, 2.0 GB on disk, a few minutes" ;;
-        tpu) echo "about 84 packages, 2.0 GB on disk, a minute or two" ;;
-        cuda) echo "about 98 packages, several GB on disk, some minutes" ;;
-        beam) echo "about 102 packages, 1.5 GB on disk, a minute or two" ;;
+        base) echo "about 83 packages, about 1.3 GB on disk, a minute or two" ;;
+        dev) echo "about 95 packages, about 1.4 GB on disk, a minute or two" ;;
+        parity) echo "about 113 packages, about 2.6 GB on disk, a few minutes" ;;
+        fit) echo "about 96 packages, about 2.0 GB on disk, a few minutes" ;;
+        tpu) echo "about 84 packages, about 2.0 GB on disk, a minute or two" ;;
+        cuda) echo "about 98 packages, about 6 GB on disk, some minutes" ;;
+        beam) echo "about 102 packages, about 1.5 GB on disk, a minute or two" ;;
     esac
 }

@@ -38,11 +38,16 @@ all_sbatch=() all_prepare=() all_env=()
 
 # What the flags say, checked; sets gpus (a number), tasks_per_node, folder (beside the run) and script.
 check() {
-    local setting parent
+    local option parent
     expllm_check_number --nodes "$nodes" 1
     expllm_check_number --save-before "$save_before" 1
     gpus="${gpus_per_node##*:}"
-    if [ -n "$gpus" ]; then expllm_check_number --gpus-per-node "$gpus" 1; fi
+    if [ -n "$gpus_per_node" ]; then
+        if ! [[ "$gpus_per_node" =~ ^([A-Za-z0-9][-A-Za-z0-9_.]*:)?[^:]+$ ]]; then
+            expllm_fail "--gpus-per-node $gpus_per_node is neither N nor TYPE:N" "write for instance --gpus-per-node h100:8"
+        fi
+        expllm_check_number --gpus-per-node "$gpus" 1
+    fi
     tasks_per_node="${tasks_per_node:-${gpus:-1}}"
     expllm_check_number --tasks-per-node "$tasks_per_node" 1
     if [ -n "$gpus" ] && ((tasks_per_node != 1 && tasks_per_node != gpus)); then
@@ -50,21 +55,37 @@ check() {
             "use $gpus (one process per GPU) or 1 (one process for all of them)"
     fi
     if [ -n "$cpus_per_task" ]; then expllm_check_number --cpus-per-task "$cpus_per_task" 1; fi
-    if [ -n "$time" ] && ! [[ "$time" =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]]; then
-        expllm_fail "--time $time is no time limit" "write minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS"
-    fi
-    for setting in ${all_env[@]+"${all_env[@]}"}; do
-        if ! [[ "$setting" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
-            expllm_fail "--env $setting is no NAME=VALUE" "write for instance --env JAX_LOG_COMPILES=1"
-        fi
+    if [ -n "$time" ]; then check_time; fi
+    # A line break would end the #SBATCH line, and what follows it would be run.
+    for option in mem partition account qos constraint reservation expllm; do expllm_check_line "--$option" "${!option}"; done
+    for option in ${all_sbatch[@]+"${all_sbatch[@]}"}; do
+        expllm_check_line --sbatch "$option"
+        case "$option" in
+            -?*) ;;
+            *) expllm_fail "--sbatch $option is no option of sbatch" "write it with its dashes: --sbatch=--exclude=node7" ;;
+        esac
     done
+    expllm_check_environment ${all_env[@]+"${all_env[@]}"}
+    expllm_check_prepare ${all_prepare[@]+"${all_prepare[@]}"}
+    # The job starts in the checkout.
+    expllm="$(expllm_absolute "$expllm")"
+    case "$experiment" in
+        *.py)
+            if [ ! -f "$experiment" ]; then
+                expllm_fail "there is no experiment $experiment" "name one from \`expllm config list\`, or a .py file that is there"
+            fi
+            experiment="$(expllm_absolute "$experiment")"
+            ;;
+    esac
     case "$out" in
         /*) ;;
         *) out="$PWD/$out" ;;
     esac
-    out="${out%/}"
+    while [ "${out%/}" != "$out" ]; do out="${out%/}"; done
     folder="$out.slurm" script="$out.slurm/job.sh"
-    case "$out" in *%*) expllm_fail "--out $out holds a % sign, which Slurm replaces" "choose another folder with --out" ;; esac
+    case "$out" in
+        *[%\\]*) expllm_fail "--out $out holds a % or a \\, which mean something else to Slurm" "choose another folder with --out" ;;
+    esac
     if [ -n "$not_shared" ] && ((nodes > 1)); then
         expllm_fail "--not-shared does not go with --nodes $nodes" "put the run where all nodes see it, or use --nodes 1"
     fi
@@ -80,6 +101,29 @@ check() {
     esac
 }
 
+# That the time limit is one, and leaves time to train before the run is told to save: else it would be queued for ever.
+check_time() {
+    local days=0 rest="$time" seconds parts
+    if ! [[ "$time" =~ ^([0-9]{1,4}-)?[0-9]{1,6}(:[0-9]{1,2}){0,2}$ ]]; then
+        expllm_fail "--time $time is no time limit" "write minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS"
+    fi
+    case "$rest" in
+        *-*) days="${rest%%-*}" rest="${rest#*-}" ;;
+    esac
+    IFS=: read -r -a parts <<< "$rest"
+    seconds=$((10#${parts[0]})) # hours after days or before minutes and seconds, else minutes
+    if [ "$days" != 0 ] || [ "$rest" != "$time" ] || [ "${#parts[@]}" -eq 3 ]; then
+        seconds=$((3600 * seconds + 60 * 10#${parts[1]:-0} + 10#${parts[2]:-0}))
+    else
+        seconds=$((60 * seconds + 10#${parts[1]:-0}))
+    fi
+    seconds=$((86400 * 10#$days + seconds))
+    if ((seconds > 0 && seconds <= save_before)); then # 0: no limit
+        expllm_fail "--time $time is over before the run is told to save, $save_before s before its end" \
+            "ask for more time, or give a smaller --save-before SECONDS"
+    fi
+}
+
 # The job, as sbatch reads it.
 print_job() {
     local option
@@ -90,7 +134,12 @@ print_job() {
         if [ -n "${option#*=}" ]; then printf '#SBATCH --%s=%s\n' "${option%%=*}" "$(expllm_quote "${option#*=}")"; fi
     done
     if [ -n "$exclusive" ]; then printf '#SBATCH --exclusive\n'; fi
-    for option in ${all_sbatch[@]+"${all_sbatch[@]}"}; do printf '#SBATCH %s\n' "$option"; done
+    for option in ${all_sbatch[@]+"${all_sbatch[@]}"}; do
+        case "$option" in
+            --*=*) printf '#SBATCH %s=%s\n' "${option%%=*}" "$(expllm_quote "${option#*=}")" ;;
+            *) printf '#SBATCH %s\n' "$option" ;;
+        esac
+    done
     printf '#SBATCH --requeue\n#SBATCH --open-mode=append\n#SBATCH --signal=B:USR1@%s\n' "$save_before"
     cat << 'JOB'
 
@@ -108,7 +157,9 @@ trap time_is_up USR1
 trap 'signalled=yes' TERM
 
 JOB
-    for option in ${all_prepare[@]+"${all_prepare[@]}"}; do printf '%s || exit 2\n' "$option"; done
+    for option in ${all_prepare[@]+"${all_prepare[@]}"}; do
+        printf '{\n%s\n} || exit 2\n' "$option"
+    done
     for option in ${all_env[@]+"${all_env[@]}"}; do
         printf 'export %s=%s\n' "${option%%=*}" "$(expllm_quote "${option#*=}")"
     done
@@ -151,7 +202,15 @@ JOB
 
 # Prints the id of the job that is queued or running under this name; nothing where there is none.
 job_id() {
-    squeue --noheader --user="$(id -un)" --name="$name" --format=%A | head -n 1
+    local id command
+    if ! command="$("${queue[@]}")"; then
+        expllm_fail "squeue cannot say which jobs there are" "see its words above; the same command may be given again"
+    fi
+    read -r id command <<< "$command" || true
+    if [ -n "$id" ] && [ "$command" != "$script" ]; then
+        expllm_fail "job $id has the name $name and runs $command" "give this run another --name"
+    fi
+    printf '%s\n' "$id"
 }
 
 # Shows the log until the job has left the queue; ends with its exit status.
@@ -181,31 +240,38 @@ save-before expllm" "exclusive not-shared follow cancel" "sbatch prepare env" "$
 check
 expllm_train_command
 submit=(sbatch --parsable --output="$folder/log-%j.txt" "$script")
+queue=(squeue --noheader --user="$(id -un)" --name="$name" "--format=%A %o")
 
 if [ -n "$dry_run" ]; then
-    printf '# %s:\n' "$script"
-    print_job
-    printf '\n# submitted by:\n%s\n' "$(expllm_quote "${submit[@]}")"
-    exit 0
+    if [ -n "$cancel" ]; then
+        expllm_note "the first word is the number of the job"
+        printf 'scancel "$(%s | cut -d " " -f 1)"\n' "$(expllm_quote "${queue[@]}")"
+        exit
+    fi
+    expllm_note "unless a job of this name is there already"
+    expllm_quote mkdir -p -- "$folder"
+    expllm_here_document "cat > $(expllm_quote "$script")" "$(print_job)"
+    expllm_quote "${submit[@]}"
+    exit
 fi
 for program in sbatch squeue scontrol scancel; do
     expllm_need "$program" "run this on a login node of the cluster"
 done
 if [ -n "$cancel" ]; then
-    id="$(job_id)"
+    id="$(job_id)" || exit $?
     if [ -z "$id" ]; then expllm_fail "no job $name is queued or running" "see squeue --me; --name names another one"; fi
     scancel "$id"
     expllm_say "job $id is cancelled; the same command without --cancel goes on with the run"
-    exit 0
+    exit
 fi
-if [ ! -x "$expllm" ]; then
+if ! [ -x "$expllm" ] || [ -d "$expllm" ]; then
     expllm_fail "there is no program $expllm" "install it with ./launch/install.sh cuda (or base), or name another one with --expllm"
 fi
-id="$(job_id)"
+id="$(job_id)" || exit $?
 if [ -n "$id" ]; then
     expllm_say "job $id runs $name already"
 else
-    if ! mkdir -p -- "$folder" 2> /dev/null || ! print_job > "$script"; then
+    if ! mkdir -p -- "$folder" 2> /dev/null || ! print_job 2> /dev/null > "$script"; then
         expllm_fail "cannot write to $folder" "choose another folder with --out, where you may write"
     fi
     if ! id="$("${submit[@]}")"; then exit 1; fi

@@ -19,7 +19,8 @@
 #   --mount FOLDER            where it is mounted (default: /mnt/expllm)
 #   --accelerator PRESET      one of `expllm config accelerators` (default: that of the topology)
 #   --set KEY=VALUE           overrides a key of the experiment; may be repeated
-#   --name NAME               of the queued resource, its nodes and the run (default: expllm- and the last part of FOLDER)
+#   --name NAME               of the queued resource, its nodes and the run (default: expllm- and the last part of FOLDER);
+#                             the same name is taken for the same run
 #   --spot | --reserved       (default: on demand)
 #   --runtime-version VERSION (default: the one that Google names for the TPU)
 #   --service-account EMAIL  --network NAME  --subnetwork NAME  --internal-ips
@@ -71,14 +72,8 @@ check() {
             ;;
     esac
     if [ -n "$bucket" ]; then
-        bucket="${bucket#gs://}"
-        if ! [[ "$bucket" =~ ^[a-z0-9][a-z0-9._-]+$ ]]; then
-            expllm_fail "--bucket $bucket names no bucket" "give the name alone, without folders: --bucket my-bucket"
-        fi
-        case "$out/" in
-            "${mount%/}"/?*) ;;
-            *) expllm_fail "--out $out is not below --mount $mount, where the bucket is" "use --out ${mount%/}/runs/NAME" ;;
-        esac
+        expllm_check_bucket
+        expllm_check_mount bucket
     elif ((hosts * slices > 1)) || [ -n "$spot" ]; then
         expllm_fail "--out $out is on no disk that outlives the workers and that all $((hosts * slices)) of them see" \
             "give a bucket: --bucket BUCKET --out ${mount%/}/runs/NAME"
@@ -88,11 +83,9 @@ check() {
             expllm_fail "--label $setting is no KEY=VALUE of small letters, digits and dashes" "write for instance --label team=faces"
         fi
     done
-    for setting in ${all_env[@]+"${all_env[@]}"}; do
-        if ! [[ "$setting" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
-            expllm_fail "--env $setting is no NAME=VALUE" "write for instance --env JAX_LOG_COMPILES=1"
-        fi
-    done
+    expllm_check_environment ${all_env[@]+"${all_env[@]}"}
+    expllm_check_prepare ${all_prepare[@]+"${all_prepare[@]}"}
+    expllm_experiment_in_copy "expllm/$name/checkout"
     accelerator="${accelerator:-$generation}"
     place=(--zone="$zone")
     if [ -n "$project" ]; then place+=(--project="$project"); fi
@@ -207,6 +200,7 @@ copy_checkout() { # the last commit, to every worker
             expllm_fail "$expllm_root is no git checkout" "start from a clone of the repository"
         fi
     else
+        archive="${TMPDIR:-/tmp}/$archive"
         expllm_do git -C "$expllm_root" archive --format=tar.gz --output="$archive" HEAD
     fi
     expllm_note "copy the checkout's last commit"
@@ -220,7 +214,7 @@ copy_checkout() { # the last commit, to every worker
     # What an earlier commit had is removed; the environment that is installed stays.
     unpack="set -e; mkdir -p expllm/$name/checkout; cd expllm/$name/checkout"
     unpack="$unpack; find . -mindepth 1 -maxdepth 1 ! -name '.venv*' -exec rm -rf {} +; tar -xzf ~/expllm-$name.tar.gz"
-    for line in ${all_prepare[@]+"${all_prepare[@]}"}; do unpack="$unpack; $line"; done
+    for line in ${all_prepare[@]+"${all_prepare[@]}"}; do unpack="$unpack"$'\n'"$line"; done
     on_all_workers "unpack it${all_prepare[0]+ and prepare}" "$unpack"
 }
 

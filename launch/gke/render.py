@@ -4,6 +4,7 @@
 
 `KEY=TEXT` and `KEY:int=NUMBER` give a value, `KEY+=TEXT` adds to a list, `KEY.FIELD=TEXT` to a mapping, and
 `KEY@=NAME=TEXT` to a list of Kubernetes' environment variables. `KEY+`, `KEY.` and `KEY@` alone make an empty one.
+Kubernetes reads $(NAME) in arguments and variables as another variable, and $$ as $: there each $ is written twice.
 `{KEY}` in the template becomes the value as JSON.
 A line that ends in `# only with KEY` stands only where KEY has a value that is not empty; other comments are left out.
 """
@@ -35,6 +36,7 @@ def read_values(arguments: list[str]) -> dict[str, object]:
         else:
             values.setdefault(key, [])
             if text is not None:
+                text = text.replace("$", "$$")
                 name, _, value = text.partition("=")
                 values[key].append({"name": name, "value": value} if kind == "@" else text)
     return values

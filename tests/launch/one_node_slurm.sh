@@ -74,6 +74,15 @@ CONF
 
 stop() {
     local daemon pid
+    # Jobs outlive the daemons.
+    if [ -e "$folder/slurmctld.pid" ]; then
+        export SLURM_CONF="$folder/slurm.conf"
+        scancel --user="$(id -un)" || true
+        for _ in $(seq 120); do
+            [ -n "$(squeue --noheader 2> /dev/null)" ] || break
+            sleep 0.25
+        done
+    fi
     for daemon in slurmd slurmctld; do
         if pid="$(cat "$folder/$daemon.pid" 2> /dev/null)"; then kill "$pid" 2> /dev/null || true; fi
     done

@@ -13,11 +13,11 @@ import yaml
 
 from tests.launch.stand_ins import Cluster
 
-AWKWARD = 'prompt=it\'s "new" $(HOME); a\\b * é'
+AWKWARD = 'prompt=it\'s "new" $(HOME) $$; a\\b * é\n'
 RUN = ["tiny", "--out", "/mnt/expllm/a", "--image", "registry/expllm:1"]
 BUCKET = [*RUN, "--topology", "v5e:4x4", "--bucket", "bkt"]
 # Answers `get` from the file $FAKE/state and keeps what is applied.
-KUBECTL = f"""#!{sys.executable}
+KUBECTL = f"""#!{sys.executable} -IS
 import json, os, pathlib, sys
 fake = pathlib.Path(os.environ["FAKE"])
 with (fake / "calls.jsonl").open("a") as calls:
@@ -36,7 +36,7 @@ if sys.argv[1] == "logs":
 def manifest(cluster: Cluster, *arguments: str) -> dict[str, Any]:
     """What the dry run would apply."""
     told = cluster.run("gke.sh", "--dry-run", *arguments).stdout
-    return yaml.safe_load(told.partition("<<'MANIFEST'\n")[2].rpartition("\nMANIFEST")[0])
+    return yaml.safe_load(told.partition("<<'END_OF_TEXT'\n")[2].rpartition("\nEND_OF_TEXT")[0])
 
 
 def slice_of(found: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_every_flag_arrives_in_the_manifest(cluster):
     found = manifest(
         cluster, *BUCKET, "--slices", "2", "--name", "run-1", "--namespace", "team", "--queue", "q", "--spot",
         "--priority-class", "high", "--reservation", "r", "--service-account", "s", "--label", "k=v",
-        "--env", "A=1 'x'", "--max-restarts", "7", "--grace", "99", "--mount", "/mnt/expllm",
+        "--env", "A=1 'x' $(HOME)", "--max-restarts", "7", "--grace", "99", "--mount", "/mnt/expllm",
         "--set", AWKWARD, "--", "--on-error", "skip",
     )  # fmt: skip
     assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -83,12 +83,12 @@ def test_every_flag_arrives_in_the_manifest(cluster):
     (container,) = pod["containers"]
     assert container["image"] == "registry/expllm:1"
     assert container["command"] == ["expllm"]
-    # Kubernetes reads $$( as $(.
-    assert [word.replace("$$(", "$(") for word in container["args"]] == [
+    # Kubernetes reads $$ as $.
+    assert [word.replace("$$", "$") for word in container["args"]] == [
         "train", "tiny", "--out", "/mnt/expllm/a", "--accelerator", "v5e", "--set", AWKWARD, "--on-error", "skip"
     ]  # fmt: skip
-    assert "$$(HOME)" in container["args"][7]
-    assert container["env"] == [{"name": "A", "value": "1 'x'"}]
+    assert "$$(HOME) $$$$" in container["args"][7]
+    assert container["env"] == [{"name": "A", "value": "1 'x' $$(HOME)"}]
     assert container["resources"] == {"requests": {"google.com/tpu": 4}, "limits": {"google.com/tpu": 4}}
     assert container["volumeMounts"][0] == {"name": "runs", "mountPath": "/mnt/expllm"}
     assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "bkt"

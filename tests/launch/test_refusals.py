@@ -13,6 +13,19 @@ REFUSED = [
     ("slurm.sh tiny", "--out is missing", "--out FOLDER"),
     ("slurm.sh tiny laptop --out /shared/a", "two experiments, tiny and laptop", "give one"),
     (f"{SLURM} --node 2", "there is no flag --node", "--help"),
+    (f"{SLURM} --follow=no", "--follow takes no value, and no was given", "alone"),
+    (f"{SLURM} -- --out /b", "--out stands after -- as well", "once"),
+    (f"{SLURM} --out=", "--out has no value", "--out VALUE"),
+    ("slurm.sh tiny --out //", "--out // is the root of all files", "folder of its own"),
+    ("slurm.sh mine.py --out /shared/a", "there is no experiment mine.py", "expllm config list"),
+    (f"{SLURM} --partition a\nb", "--partition holds a line break: a...", "one line"),
+    (f"{SLURM} --prepare if", "--prepare if is no whole line of shell", "close"),
+    (f"{SLURM} --sbatch exclude=n7", "--sbatch exclude=n7 is no option", "--sbatch=--exclude"),
+    (f"{SLURM} --sbatch --exclude=n7", "--sbatch has no value", "--sbatch=VALUE"),
+    (f"{SLURM} --nodes 08", "--nodes 08 is not a whole number", "--nodes 2"),
+    (f"{SLURM} --gpus-per-node h100:", "neither N nor TYPE:N", "h100:8"),
+    (f"{SLURM} --time 2", "over before the run is told to save, 120 s", "--save-before"),
+    (f"{SLURM} --time 1-2:30 --save-before 95400", "over before the run is told to save", "--save-before"),
     (f"{SLURM} --nodes", "--nodes has no value", "--nodes VALUE"),
     (f"{SLURM} --nodes --follow", "--nodes has no value", "--nodes VALUE"),
     (f"{SLURM} --set steps", "--set steps is no KEY=VALUE", "--set train.steps=50"),
@@ -32,6 +45,10 @@ REFUSED = [
     (f"{TPU} --topology tpu7x:2x2x2", "on GKE only", "gke.sh"),
     (f"{TPU} --spot --reserved", "--spot does not go with --reserved", "use one of them"),
     (f"{TPU} --out /data/a", "--out /data/a is not below --mount /mnt/expllm", "--out /mnt/expllm/runs/NAME"),
+    (f"{TPU} --mount data", "--mount data is no folder", "from the root"),
+    (f"{TPU} --out /mnt/expllm/../a", "goes up with ..", "as it is"),
+    (f"{TPU} --bucket bkt/a", "--bucket bkt/a names no bucket", "without folders"),
+    (f"{TPU} --topology v5e:2x2 --topology=v5e:4x4x", "v5e has no topology", "4x8"),
     (f"{TPU} --label A", "--label A", "--label team=faces"),
     ("tpu_vm.sh tiny --out /data/a --zone z --topology v5e:4x4", "no disk that outlives", "--bucket BUCKET"),
     ("tpu_vm.sh tiny --out /data/a --topology v5e:4x4", "--zone is missing", "--zone us-west4-a"),
@@ -40,6 +57,7 @@ REFUSED = [
     (f"{GKE} --topology v5p:8x4x4", "v5p has no topology 8x4x4", "rising order"),
     (f"{GKE} --topology v5e:2x2 --slices 2", "slices of several hosts", "4x4"),
     (f"{GKE} --chips-per-host 8", "--chips-per-host 8 does not go with v5e:4x4", "use 4"),
+    (f"{GKE} --bucket bkt/a", "--bucket bkt/a names no bucket", "without folders"),
     (f"{GKE} --pvc c", "--bucket does not go with --pvc", "use one of them"),
     ("gke.sh tiny --out /mnt/expllm/a --image i --topology v5e:4x4", "no disk that outlives", "--pvc CLAIM"),
     ("gke.sh tiny --out /mnt/expllm/a --bucket bkt --topology v5e:4x4", "--image is missing", "Dockerfile"),
@@ -48,7 +66,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("command", "problem", "remedy"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_bad_input_is_one_error(cluster, command, problem, remedy):
-    told = cluster.run(*command.split(), status=2)
+    told = cluster.run(*command.split(" "), status=2)
     first, second = told.stderr.splitlines()
     assert first.startswith("expllm: error: ") and problem in first
     assert second.startswith("  to mend it: ") and remedy in second

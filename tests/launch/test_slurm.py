@@ -12,8 +12,9 @@ import pytest
 from tests.launch.stand_ins import Cluster
 
 AWKWARD = 'prompt=it\'s "new" $HOME; a\\b *'
-# squeue says what $FAKE/queue holds, one line a call; sbatch accepts; scontrol tells how the job ended.
-TOOL = f"""#!{sys.executable}
+# squeue says what $FAKE/queue holds, one line a call (a number alone is the job of `run_of`); sbatch accepts; scontrol
+# tells how the job ended.
+TOOL = f"""#!{sys.executable} -IS
 import json, os, pathlib, sys
 fake = pathlib.Path(os.environ["FAKE"])
 tool = pathlib.Path(sys.argv[0]).name
@@ -21,7 +22,8 @@ with (fake / "calls.jsonl").open("a") as calls:
     calls.write(json.dumps([tool, *sys.argv[1:]]) + "\\n")
 if tool == "squeue":
     lines = (fake / "queue").read_text().split(",")
-    print(lines[0])
+    job_of_run = lines[0].isdigit() and "--format=%A %o" in sys.argv
+    print(f"{{lines[0]}} {{fake}}/runs/a.slurm/job.sh" if job_of_run else lines[0])
     (fake / "queue").write_text(",".join(lines[1:] or lines))
 if tool == "sbatch":
     print("17;cluster")
@@ -65,7 +67,7 @@ def test_every_flag_arrives_in_the_job(cluster):
         "signal": "B:USR1@200",
     }  # fmt: skip
     lines = told.splitlines()
-    assert "module load x || exit 2" in lines
+    assert "{\nmodule load x\n} || exit 2\n" in told
     (export,) = (line for line in lines if line.startswith("export "))
     assert shlex.split(export) == ["export", "A=1 'x'"]
     (run,) = (line for line in lines if line.startswith("run=("))
@@ -106,6 +108,38 @@ def test_the_same_command_attaches_to_the_job_that_is_there(slurm):
     told = slurm.run("slurm.sh", *run_of(slurm))
     assert "job 17 runs expllm-a already" in told.stderr
     assert [call[0] for call in slurm.calls()] == ["squeue"]
+
+
+def test_a_job_of_the_same_name_that_runs_something_else_is_left_alone(slurm):
+    (slurm.folder / "queue").write_text("17")
+    told = slurm.run("slurm.sh", *run_of(slurm, "--out", str(slurm.folder / "elsewhere/a")), status=2)
+    assert "job 17 has the name expllm-a and runs " in told.stderr
+    assert "--name" in told.stderr
+    assert [call[0] for call in slurm.calls()] == ["squeue"]
+
+
+@pytest.mark.parametrize(("more", "only_looking"), [([], {"squeue"}), (["--cancel"], set())])
+def test_the_dry_run_can_be_pasted(slurm, more, only_looking):
+    awkward = ["--out", str(slurm.folder / "runs it's/a b"), "--name", "expllm-a", "--set", AWKWARD + "\nEND_OF_TEXT\n"]
+    awkward += ["--prepare", "true # no more", *more]
+    (slurm.folder / "queue").write_text(f"17 {slurm.folder}/runs it's/a b.slurm/job.sh" if more else "")
+    told = slurm.run("slurm.sh", *run_of(slurm, *awkward, "--dry-run")).stdout
+    assert not (slurm.folder / "runs it's").exists()
+    subprocess.run(["bash", "-e", "-c", told], env=slurm.environment, check=True, capture_output=True)
+    pasted, jobs = slurm.calls(), [path.read_text() for path in slurm.folder.glob("runs it's/a b.slurm/job.sh")]
+    slurm.run("slurm.sh", *run_of(slurm, *awkward))
+    assert pasted == [call for call in slurm.calls() if call[0] not in only_looking]
+    assert jobs == [path.read_text() for path in slurm.folder.glob("runs it's/a b.slurm/job.sh")]
+    for job in jobs:
+        subprocess.run(["bash", "-n"], input=job, text=True, check=True)
+
+
+def test_files_are_named_from_the_root_as_the_job_starts_elsewhere(slurm):
+    (slurm.folder / "mine.py").touch()
+    told = slurm.run("slurm.sh", "mine.py", "--out", "/shared/a", "--expllm", "bin/expllm", "--dry-run").stdout
+    (run,) = (line for line in told.splitlines() if line.startswith("run=("))
+    names = shlex.split(run.removeprefix("run=(").removesuffix(")"))
+    assert names == [f"{slurm.folder}/bin/expllm", "train", f"{slurm.folder}/mine.py", "--out", "/shared/a"]
 
 
 @pytest.mark.parametrize(("ended", "status"), [("COMPLETED", 0), ("FAILED", 1)])

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ def verbs(calls: list[list[str]]) -> list[str]:
 def tpus(cluster: Cluster) -> Iterator[Cluster]:
     """Two slices of one worker each, of which nothing is there yet."""
     stand_in = Path(__file__).with_name("fake_gcloud.py")
-    cluster.add("gcloud", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(stand_in))} "$@"\n')
+    cluster.add("gcloud", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(stand_in))} "$@"\n')
     cluster.add("mountpoint", "#!/bin/sh\nexit 0\n")
     for number in range(2):
         (cluster.folder / "workers" / f"expllm-a-{number}-w0").mkdir(parents=True)
@@ -193,13 +194,57 @@ def test_every_flag_arrives_in_the_dry_run(cluster):
         "--service-account=s@x", "--network=n", "--subnetwork=m", "--labels=k=v,l=w",
     } <= set(create)  # fmt: skip
     sent = [word.removeprefix("--command=") for line in gcloud for word in line if word.startswith("--command=")]
-    assert any(command.endswith("; sudo true") for command in sent)
+    assert any(command.endswith("\nsudo true") for command in sent)
     assert any(command.endswith("mount bkt /mnt/expllm") for command in sent)
     start = shlex.split(next(command for command in sent if " start " in command))
     assert start[2:6] == ["start", "run-1", "env", "A=1 2"]
     assert start[7:] == [
         "train", "tiny", "--out", "/mnt/expllm/a", "--accelerator", "v5e", "--set", AWKWARD, "--on-error", "skip"
     ]  # fmt: skip
+
+
+def test_the_dry_run_can_be_pasted(tpus):
+    """What it prints asks gcloud for the same as the run itself, but for where the archive lies until it is sent."""
+    tpus.environment["TMPDIR"] = str(tpus.folder)
+    states(tpus, "ABSENT ACTIVE")
+    tpus.run("tpu_vm.sh", *TWO_SLICES, "--env", "A=it's\n", "--prepare", "true # no more")
+    asked = tpus.calls()
+    finish(tpus)
+    told = tpus.run("tpu_vm.sh", *TWO_SLICES, "--env", "A=it's\n", "--prepare", "true # no more", "--dry-run").stdout
+    states(tpus, "ACTIVE")
+    command = ["bash", "-e", "-c", told]
+    subprocess.run(command, env=tpus.environment, cwd=tpus.folder, check=True, capture_output=True)
+    pasted = tpus.calls()
+
+    def is_only_looking(call: list[str]) -> bool:
+        return call[3] == "describe" or any("flock" in word for word in call)
+
+    def without_folders(call: list[str]) -> list[str]:
+        return [Path(word).name if word.endswith(".tar.gz") else word for word in call]
+
+    changes = [[without_folders(call) for call in calls if not is_only_looking(call)] for calls in (asked, pasted)]
+    assert sorted(changes[0]) == sorted(changes[1])  # slices are told at once, in any order
+    assert len(changes[0]) == 11
+
+
+def test_a_run_can_be_stopped_as_soon_as_it_is_started(tpus):
+    states(tpus, "ACTIVE")
+    tpus.run("tpu_vm.sh", *TWO_SLICES)
+    assert all((home / "expllm/expllm-a/pid").read_text().strip() for home in homes(tpus))
+    tpus.run("tpu_vm.sh", *TWO_SLICES, "--stop")
+    assert [(home / "expllm/expllm-a/status").read_text() for home in homes(tpus)] == ["143\n", "143\n"]
+
+
+def test_an_experiment_of_the_checkout_is_named_as_it_lies_on_the_workers(tpus, checkout):
+    file = checkout / "launch/gke/render.py"  # stands for an experiment: a .py file that is committed
+    told = tpus.run("tpu_vm.sh", str(file), *TWO_SLICES[1:], "--dry-run").stdout
+    assert "train expllm/expllm-a/checkout/launch/gke/render.py" in told
+    new = checkout / "launch/new.py"
+    new.touch()
+    try:
+        assert "is not committed" in tpus.run("tpu_vm.sh", str(new), *TWO_SLICES[1:], "--dry-run", status=2).stderr
+    finally:
+        new.unlink()
 
 
 def test_without_gcloud_nothing_is_done(cluster):
