@@ -3,7 +3,7 @@
 #
 #   ./launch/gke.sh EXPERIMENT --out FOLDER --topology TOPOLOGY --image IMAGE --bucket BUCKET [...] [-- MORE OF expllm train]
 #
-#   ./launch/gke.sh raf_db --out /mnt/expllm/runs/a --topology v5e:4x4 --slices 2 --image REGISTRY/expllm:1 \
+#   ./launch/gke.sh expllm_7b_rafdb --out /mnt/expllm/runs/a --topology v5e:4x4 --slices 2 --image REGISTRY/expllm:1 \
 #       --bucket my-bucket --service-account trainer --set train.batch=512 --follow
 #
 # The image is made of the last commit:  git archive HEAD | docker build -f launch/Dockerfile -t REGISTRY/expllm:1 -

@@ -3,7 +3,7 @@
 #
 #   ./launch/slurm.sh EXPERIMENT --out FOLDER [--nodes N] [--gpus-per-node [TYPE:]N] [...] [-- MORE OPTIONS OF expllm train]
 #
-#   ./launch/slurm.sh raf_db --out /shared/runs/a --accelerator h100 --nodes 4 --gpus-per-node 8 --time 12:00:00 \
+#   ./launch/slurm.sh expllm_7b_rafdb --out /shared/runs/a --accelerator h100 --nodes 4 --gpus-per-node 8 --time 12:00:00 \
 #       --partition gpu --set train.batch=256 --follow
 #
 # The checkout and FOLDER have to lie where every node sees them; ./launch/install.sh cuda installs into the checkout. The

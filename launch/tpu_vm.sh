@@ -4,7 +4,7 @@
 #
 #   ./launch/tpu_vm.sh EXPERIMENT --out FOLDER --topology TOPOLOGY --zone ZONE --bucket BUCKET [...] [-- MORE OF expllm train]
 #
-#   ./launch/tpu_vm.sh raf_db --out /mnt/expllm/runs/a --topology v5e:4x4 --zone us-west4-a --bucket my-bucket --spot \
+#   ./launch/tpu_vm.sh expllm_7b_rafdb --out /mnt/expllm/runs/a --topology v5e:4x4 --zone us-west4-a --bucket my-bucket --spot \
 #       --set train.batch=256 --follow
 #
 # The same command again goes on from wherever things stand: it waits for what is queued, attaches to what runs, starts the
