@@ -17,7 +17,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np  # noqa: E402
 
 from expllm_jax import stages  # noqa: E402
-from expllm_jax.config import PICTURE_SIZE, load_experiment  # noqa: E402
+from expllm_jax.config import PICTURE_SIZE, WeightsConfig, load_experiment  # noqa: E402
 from expllm_jax.models import merge  # noqa: E402
 from expllm_jax.parallel import MeshConfig, make_mesh, shard_params  # noqa: E402
 from expllm_jax.records import normalise, square  # noqa: E402
@@ -41,6 +41,7 @@ def main(folder: Path) -> None:
         asked = dataclasses.replace(
             experiment,
             model=tiny_config(),
+            weights=WeightsConfig(vision="random"),
             records=dataclasses.replace(experiment.records, image_tokens=(PICTURE_SIZE // 14) ** 2),
             train=dataclasses.replace(experiment.train, mesh=mesh),
         )

@@ -82,4 +82,4 @@ def test_help_shows_every_flag_and_an_example(cluster, script):
     flags = [word for word in words if word[0].isalpha() and word != "expllm_parse"]
     assert len(flags) > 10
     assert [flag for flag in [*flags, "out", "set", "name", "accelerator", "dry-run"] if f"--{flag}" not in told] == []
-    assert f"./launch/{script} raf_db --out /" in told
+    assert f"./launch/{script} expllm_7b_rafdb --out /" in told

@@ -174,6 +174,20 @@ def test_what_will_not_come_is_said(tpus):
     assert "will not come (FAILED)" in tpus.run("tpu_vm.sh", *TWO_SLICES, status=1).stderr
 
 
+def printed_commands(text: str) -> list[list[str]]:
+    """The words of every command of a dry run; a quoted value may go over several lines."""
+    commands, begun = [], ""
+    for line in text.splitlines(keepends=True):
+        if not begun and line.startswith("#"):
+            continue
+        begun += line
+        with contextlib.suppress(ValueError):  # a quotation is still open
+            commands.append(shlex.split(begun))
+            begun = ""
+    assert not begun
+    return [words for words in commands if words]
+
+
 def test_every_flag_arrives_in_the_dry_run(cluster):
     told = cluster.run(
         "tpu_vm.sh", "tiny", "--out", "/mnt/expllm/a", "--topology=v5p:4x4x8", "--zone", "z",
@@ -184,7 +198,7 @@ def test_every_flag_arrives_in_the_dry_run(cluster):
         "--name", "run-1", "--accelerator", "v5e",
         "--set", AWKWARD, "--follow", "--dry-run", "--", "--on-error", "skip",
     )  # fmt: skip
-    lines = [shlex.split(line) for line in told.stdout.splitlines() if not line.startswith("#")]
+    lines = printed_commands(told.stdout)
     gcloud = [line for line in lines if line[0] == "gcloud"]
     assert all({"--zone=z", "--project=p"} <= set(line) for line in gcloud)
     create = gcloud[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import random
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,21 +114,3 @@ def test_a_position_of_other_records_is_refused(tmp_path: Path):
     ):
         with pytest.raises(ExpllmError, match="other records"):
             other.set_state(state)
-
-
-def test_any_hosts_file_restores_any_host(tmp_path: Path):
-    """Grain saves a file for every process; the position is the same in all."""
-    source = FakeSource(40)
-    iterator = batches(source, BatchConfig(batch=4, seed=2), source.features)
-    expected = [next(iterator) for _ in range(5)][-1]
-    state = {**iterator.get_state(), "next": 4}
-    (tmp_path / "process_3-of-8.json").write_text(json.dumps(state))
-    restored = batches(source, BatchConfig(batch=4, seed=2), source.features)
-
-    async def load():
-        await (await restored.load(tmp_path))
-
-    asyncio.run(load())
-    np.testing.assert_array_equal(next(restored)["tokens"], expected["tokens"])
-    with pytest.raises(ExpllmError, match="no position"):
-        asyncio.run(restored.load(tmp_path / "nothing"))
