@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 OF_TRAINING = ("checkpoints", "frozen", "metrics.jsonl", "tensorboard")  # the rest of a run folder is its input
+START_TIMEOUT = 30  # seconds that a rank waits for one that was killed while starting
 COMPARED = ("loss", "grad_norm", "learning_rate")
 AT_START, BETWEEN, WHILE_SAVING = KILLS = ("kill at start-up", "kill between updates", "kill while saving")
 SIGTERM, FULL_DISK, DELETED, FLIPPED = OTHERS = ("SIGTERM", "full disk", "newest deleted", "bit flipped in newest")
@@ -105,7 +106,16 @@ class Campaign:
                 self._process(
                     run_dir,
                     log,
-                    ["--coordinator", address, "--processes", str(self.ranks), "--process-id", str(rank)],
+                    [
+                        "--coordinator",
+                        address,
+                        "--processes",
+                        str(self.ranks),
+                        "--process-id",
+                        str(rank),
+                        "--start-timeout",
+                        str(START_TIMEOUT),
+                    ],  # fmt: skip
                     largest_file,
                 )
                 for rank in range(self.ranks)
