@@ -18,7 +18,7 @@ from expllm_jax.models import expllm_7b
 from tests.fit.tpu_program import Program, compiled
 from tests.models.sizes import changed
 
-pytestmark = pytest.mark.fit
+pytestmark = [pytest.mark.fit, pytest.mark.slow]
 
 ROWS, TOKENS, SUPERVISED = 3, 2048, 480
 WIDTH, MLP_WIDTH, VOCABULARY, TOWER_WIDTH = 4096, 11008, 32000, 1024

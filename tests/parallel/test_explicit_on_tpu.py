@@ -13,6 +13,7 @@ TOKENS = 640  # like no other size
 
 
 @pytest.mark.fit
+@pytest.mark.slow
 def test_an_update_compiles_with_explicit_axes():
     half = {"remat": "full", "dtype": "bfloat16", "param_dtype": "bfloat16"}
     model = changed(NARROW, decoder=changed(NARROW.decoder, **half), vision=changed(NARROW.vision, **half))

@@ -1,6 +1,6 @@
 """Every TPU preset, compiled by the TPU's own compiler: an update of two narrow layers, no TPU.
 
-The 7B model with the preset of v5e is in `tests/fit/test_bars.py`; one with each of the others would take ten minutes.
+Programs of full size are in `tests/fit/test_bars.py`; one with every preset would take ten minutes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.fit.fake_compiler import REQUEST
 from tests.fit.tpu_program import NARROW, compiled
 from tests.models.sizes import changed
 
-pytestmark = pytest.mark.fit
+pytestmark = [pytest.mark.fit, pytest.mark.slow]
 
 SLICES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 
