@@ -203,8 +203,11 @@ def _is_start(instruction: _Instruction) -> bool:
 
 
 def _channel(instruction: _Instruction) -> str:
+    """What the parts of one transfer have in common. Transfers through the hosts have numbers of their own, which are
+    those of other collectives as well."""
     found = re.search(r"\bchannel_id=(\d+)", instruction.attributes)
-    return found[1] if found else f"{instruction.computation}/{instruction.name}"
+    alone = found is None or instruction.opcode == "send"
+    return f"{instruction.computation}/{instruction.name}" if alone else found[1]
 
 
 def _reached(

@@ -243,5 +243,12 @@ def test_sums_between_slices_go_through_the_hosts():
     assert found[:5] == ("all-reduce", SHARD_BYTES, 1.0, "dcn", SHARD_BYTES)  # 2 x half of it, for two slices
     (found,) = collectives(program(body.replace("{1,2}x", "{1:4}x"), devices=4), 4)
     assert found.bytes_per_device == 2 * 3 / 4 * SHARD_BYTES
+    # A gather that was started as channel 213 is none of the hosts' channels.
+    same_number = body.replace("channel_id=2,", "channel_id=213,").replace(
+        "ROOT ",
+        "%a = (bf16[512,4096]{1,0}, bf16[4096,4096]{1,0}) fusion(%shard), kind=kCustom, calls=%fused.1\n  ROOT ",
+    )
+    found = collectives(program(same_number, *STARTED, devices=8), 8)
+    assert sorted(one.kind for one in found) == ["all-gather", "all-reduce"]
     with pytest.raises(ExpllmError, match="send"):
         collectives(program(body.replace("ALL_REDUCE", "ONE_TO_ONE")), 4)
