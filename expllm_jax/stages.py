@@ -397,7 +397,7 @@ def train_model(run: RunFolder) -> TrainResult:
     source, encoder, identity = training_records(run)
     validation = validation_records(run)
     model = model_config(experiment, encoder.tokenizer)
-    model = dataclasses.replace(model, chained=encoder.config.layout != "branched")
+    model = dataclasses.replace(model, chained=encoder.config.chained)
     pictures = PictureConfig(PICTURE_SIZE, experiment.normalisation)
     files = ModelFiles(model, encoder, pictures, experiment.data.expressions, experiment.narrator.vocabulary)
     if is_first():

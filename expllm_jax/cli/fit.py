@@ -85,7 +85,7 @@ def _request(options: argparse.Namespace) -> FitRequest:
     topology = parse_topology(options.topology, options.slices)
     experiment = load_experiment(options.experiment, options.set, accelerator=options.accelerator)
     # As the run itself decides it, by the layout of its records.
-    model = dataclasses.replace(experiment.model, chained=experiment.records.layout != "branched")
+    model = dataclasses.replace(experiment.model, chained=experiment.records.chained)
     mesh = _mesh(options.mesh) if options.mesh else None
     if options.decode:
         if options.find_batch:

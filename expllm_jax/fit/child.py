@@ -106,8 +106,9 @@ def _compile(request: FitRequest, lowered: Any, began: float) -> tuple[Compiled,
     """(what the compiler says, how the results are laid out)."""
     from expllm_jax.fit.memory import parse_out_of_memory
     from expllm_jax.fit.request import Compiled
+    from expllm_jax.train import parsed_options
 
-    options = dict(option.split("=", 1) for option in request.compiler_options)
+    options = parsed_options(request.compiler_options)
     limit, arguments = int(request.topology.accelerator.memory), sum(lowered.categories.values()) - lowered.beside
     program_bytes, shardings, traffic = 0, None, ()
     try:

@@ -10,7 +10,6 @@ from expllm_jax.fit.checks import check
 from expllm_jax.fit.request import Answer, FitRequest
 from expllm_jax.fit.search import ROWS
 from expllm_jax.fit.topology import larger
-from expllm_jax.models.layers import REMAT_POLICIES
 
 MOST = 6
 """Suggestions that are compiled; each takes seconds if it does not fit, and a minute or two if it does."""
@@ -63,7 +62,7 @@ def _changes(answer: Answer) -> Iterator[tuple[str, FitRequest]]:
             # Only rows without branches beside each other can go through the kernel that keeps no scores.
             chained = replace(request.model, chained=True)
             yield "--set records.layout=chained", replace(request, model=chained)
-        if "offload" in REMAT_POLICIES and decoder.remat != "offload":
+        if decoder.remat != "offload":
             yield "--set model.decoder.remat=offload", _with_decoder(_with_remat(request, "full"), remat="offload")
     elif request.batch // 2 >= request.shards:
         half = request.batch // 2 // request.shards * request.shards

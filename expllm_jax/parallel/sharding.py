@@ -249,8 +249,9 @@ def explicit_layout(x: jax.Array) -> NamedSharding | None:
 def gathered(weight: jax.Array) -> jax.Array:
     """A weight as it is used: whole but for its split over `tensor`, since fsdp shares out only its storage.
 
-    Its gradient takes the way back: it is summed over, and shared out to, the devices that store the weight. Over
-    automatic axes the compiler does both by itself, from the layouts of weight and activations.
+    Its gradient takes the way back: it is summed over, and shared out to, the devices that store the weight. For
+    explicit axes, where the weight's type says how it is stored; over automatic ones it does nothing, and the layers'
+    kernels go through `gather_stored`.
     """
     if not is_explicit():
         return weight

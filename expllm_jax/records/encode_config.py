@@ -58,6 +58,11 @@ class EncodeConfig:
             raise ExpllmError(f"tasks {self.tasks} is empty or names a task twice", f"choose among {', '.join(TASKS)}")
         self._check_picture()
 
+    @property
+    def chained(self) -> bool:
+        """Whether the rounds of a row stand one behind the other, none beside another; see `ExpLLMConfig.chained`."""
+        return self.layout != "branched"
+
     def _check_picture(self) -> None:
         check_picture_format(self.picture_format)
         check_resize(self.resize)

@@ -73,12 +73,13 @@ def main() -> None:
     from expllm_jax.fit.child import devices_of
     from expllm_jax.fit.programs import programs
     from expllm_jax.parallel import MeshConfig, make_mesh
+    from expllm_jax.train import parsed_options
 
     request = FitRequest.from_json(json.loads(Path(sys.argv[1]).read_text()))
     mesh = make_mesh(MeshConfig(*request.mesh), devices_of(request.topology), explicit=sys.argv[3:] == ["explicit"])
     began = time.monotonic()
     ((_, lower),) = programs(request, mesh)
-    options = dict(option.split("=", 1) for option in request.compiler_options)
+    options = parsed_options(request.compiler_options)
     program = lower(None).lowered.compile(compiler_options=options or None)
     seconds = time.monotonic() - began
     Path(sys.argv[2]).write_text(program.as_text())
