@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from expllm_jax.cot import band
-from expllm_jax.engine.findings import Finding, Reading
+from expllm_jax.engine.reading import Reading, ShownMovement
 from expllm_jax.engine.wording import be, count_words, strongest, text_of
 
 MIN_WORDS, MAX_WORDS = 30, 60
@@ -44,7 +44,7 @@ def write_brief(reading: Reading, rng: np.random.Generator, *, quote_codes: bool
     return text
 
 
-def _mark(finding: Finding, quote_codes: bool) -> str:
+def _mark(finding: ShownMovement, quote_codes: bool) -> str:
     return finding.codes[0] if quote_codes else finding.name
 
 
@@ -54,7 +54,7 @@ def _observations(reading: Reading, quote_codes: bool) -> str:
     return ", ".join(_stated(finding, quote_codes) for finding in reading.findings) + "."
 
 
-def _stated(finding: Finding, quote_codes: bool) -> str:
+def _stated(finding: ShownMovement, quote_codes: bool) -> str:
     side = "" if finding.side == "both" else f"{finding.side} "
     code = f" ({finding.codes[0]})" if quote_codes else ""
     return f"{band(finding.band).adjectives[0]} {side}{finding.name}{code}"

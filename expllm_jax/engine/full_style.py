@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from expllm_jax.cot import band
-from expllm_jax.engine.findings import Finding, Reading
+from expllm_jax.engine.reading import Reading, ShownMovement
 from expllm_jax.engine.wording import be, capitalised, count_words, listed, strongest, text_of
 
 MIN_WORDS, MAX_WORDS, MAX_CHARACTERS = 84, 146, 1000
@@ -163,21 +163,21 @@ def _ways_to_observe(reading: Reading, say: _Chooser, quote_codes: bool) -> Iter
     yield [f"From top to bottom, the face shows {listed(terse)}."]
 
 
-def _noun_phrase(finding: Finding, adjective: str, noun: str, quote_codes: bool) -> str:
+def _noun_phrase(finding: ShownMovement, adjective: str, noun: str, quote_codes: bool) -> str:
     side = "" if finding.side == "both" else f"{finding.side} "
     return f"{adjective} {side}{noun}{_code(finding, quote_codes)}"
 
 
-def _code(finding: Finding, quote_codes: bool) -> str:
+def _code(finding: ShownMovement, quote_codes: bool) -> str:
     return f" ({finding.codes[0]})" if quote_codes else ""
 
 
-def _varied(finding: Finding, say: _Chooser, quote_codes: bool) -> str:
+def _varied(finding: ShownMovement, say: _Chooser, quote_codes: bool) -> str:
     noun = finding.name if finding.side != "both" else say.one(*finding.movement.nouns)
     return _noun_phrase(finding, say.one(*band(finding.band).adjectives), noun, quote_codes)
 
 
-def _alone(finding: Finding, expression: str, say: _Chooser, quote_codes: bool) -> str:
+def _alone(finding: ShownMovement, expression: str, say: _Chooser, quote_codes: bool) -> str:
     """A sentence about one finding and what it is associated with."""
     tail = _association(finding.associated, expression, say, plural=False)
     if finding.side == "both" and finding.movement.states and say.coin():
@@ -188,7 +188,9 @@ def _alone(finding: Finding, expression: str, say: _Chooser, quote_codes: bool) 
     return say.one(f"{capitalised(_REGION_NAMES[finding.region])} shows {phrase}{tail}.", f"There is {phrase}{tail}.")
 
 
-def _grouped(group: Sequence[Finding], expression: str, say: _Chooser, quote_codes: bool, *, associate: bool) -> str:
+def _grouped(
+    group: Sequence[ShownMovement], expression: str, say: _Chooser, quote_codes: bool, *, associate: bool
+) -> str:
     """A sentence about all findings of one region, and the expressions they share."""
     phrases = listed([_varied(finding, say, quote_codes) for finding in group])
     shared = [e for e in group[0].associated if all(e in finding.associated for finding in group)]
@@ -303,7 +305,7 @@ def _extras(reading: Reading, say: _Chooser) -> Iterator[_Extra]:
         yield _Extra(1, 4 + position, sentence)
 
 
-def _contrast(finding: Finding, label: str, say: _Chooser) -> str:
+def _contrast(finding: ShownMovement, label: str, say: _Chooser) -> str:
     if not finding.associated:
         return f"The {finding.name} is tied to no single expression and leaves the reading open."
     others = listed([_label(expression) for expression in finding.associated[:2]], "or")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from expllm_jax.engine.brief_style import write_brief
-from expllm_jax.engine.findings import read_face
 from expllm_jax.engine.full_style import write_full
+from expllm_jax.engine.reading import read_face
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import EXPRESSIONS, check_intensities, vocabulary
 

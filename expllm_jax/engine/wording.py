@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from expllm_jax.cot import write_parts
-from expllm_jax.engine.findings import Finding
+from expllm_jax.engine.reading import ShownMovement
 
 
 def listed(items: Sequence[str], conjunction: str = "and") -> str:
@@ -36,9 +36,9 @@ def text_of(parts: Sequence[Sequence[str]]) -> str:
     return write_parts(observations, interpretation, conclusion)
 
 
-def strongest(findings: Iterable[Finding], count: int) -> list[Finding]:
+def strongest(findings: Iterable[ShownMovement], count: int) -> list[ShownMovement]:
     """The ``count`` strongest findings, in the order they came; one finding for each name."""
-    by_name: dict[str, Finding] = {}
+    by_name: dict[str, ShownMovement] = {}
     ordered = list(findings)
     for finding in ordered:
         if finding.name not in by_name or finding.value > by_name[finding.name].value:

@@ -14,7 +14,7 @@ STATED_FROM are passed over in silence, since neither claim would be safe."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class ShownMovement:
     """One movement that is stated: a unit, or the left and right unit of a movement that lie in the same band."""
 
     movement: Movement
@@ -35,17 +35,17 @@ class Reading:
     """Everything a text about one face may say."""
 
     expression: str
-    findings: tuple[Finding, ...]  # top of the face to bottom
+    findings: tuple[ShownMovement, ...]  # top of the face to bottom
     missing: tuple[tuple[str, str], ...]  # (movement name, code) of the expression's prototype that the face lacks
     resting: tuple[str, ...]  # regions in which nothing moves
 
     @property
-    def fitting(self) -> tuple[Finding, ...]:
+    def fitting(self) -> tuple[ShownMovement, ...]:
         """Findings that some source associates with the expression."""
         return tuple(finding for finding in self.findings if self.expression in finding.associated)
 
     @property
-    def unusual(self) -> tuple[Finding, ...]:
+    def unusual(self) -> tuple[ShownMovement, ...]:
         """Findings that no source associates with the expression."""
         return tuple(finding for finding in self.findings if self.expression not in finding.associated)
 
@@ -58,7 +58,7 @@ def read_face(expression: str, units: Mapping[str, float], vocabulary: Vocabular
     Raises:
         ExpllmError: the expression is unknown, or the vocabulary has no words.
     """
-    findings: list[Finding] = []
+    findings: list[ShownMovement] = []
     for codes in codes_of_movements(vocabulary).values():
         stated = [code for code in codes if units.get(code, 0.0) >= STATED_FROM]
         if len(codes) > 1 and vocabulary.unit(codes[0]).side == "both":
@@ -83,9 +83,9 @@ def read_face(expression: str, units: Mapping[str, float], vocabulary: Vocabular
     return Reading(expression, tuple(ordered), tuple(missing.items()), resting)
 
 
-def _finding(codes: tuple[str, ...], side: Side, units: Mapping[str, float], vocabulary: Vocabulary) -> Finding:
+def _finding(codes: tuple[str, ...], side: Side, units: Mapping[str, float], vocabulary: Vocabulary) -> ShownMovement:
     strongest = max(codes, key=lambda code: units[code])
-    return Finding(
+    return ShownMovement(
         movement=movement_of(codes[0], vocabulary),
         codes=codes,
         side=side,
