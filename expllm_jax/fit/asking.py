@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from expllm_jax.errors import ExpllmError
 from expllm_jax.fit.checks import resolve_mesh
 from expllm_jax.fit.request import FitRequest
 from expllm_jax.fit.topology import Topology
 from expllm_jax.models import ExpLLMConfig
 from expllm_jax.parallel import MeshConfig
-from expllm_jax.train import TrainConfig
+from expllm_jax.train import TrainConfig, check_rows
 
 ROW_LENGTH = 2048  # tokens, where the experiment leaves it open
 RECORD_TOKENS = 77  # of a record beside its picture: prompt and answer of a face task, as the packer finds them
@@ -133,12 +132,6 @@ def _rows_of_batch(train: TrainConfig, pictures: int, shards: int) -> int:
     """What a device computes at a time of an update of the experiment."""
     parts = shards * train.accumulate
     if train.packing.on and train.packing.rows:
-        if train.packing.rows % parts:
-            near = parts * max(1, round(train.packing.rows / parts))
-            raise ExpllmError(
-                f"{train.packing.rows} rows of an update (train.packing.rows) do not divide over {shards} groups of "
-                f"devices and {train.accumulate} part(s)",
-                f"nearest that does: --set train.packing.rows={near}",
-            )
+        check_rows(train, shards)
         return train.packing.rows // parts
     return max(1, math.ceil(math.ceil(train.batch / pictures) / parts))

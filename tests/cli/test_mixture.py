@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from expllm_jax.parallel import PRESETS
 from expllm_jax.train import read_metrics
 from tests.cli.commands import assert_refused, expllm
 
@@ -68,6 +69,39 @@ def test_a_mixture_is_trained_on_packed_and_augmented(records, tmp_path):
     assert_refused(train(records, out, *packed, "--set", "train.seed=3"), "train.seed")
     plain = train(records, out)
     assert plain.status == 2 and "packing.window was 16, is 1" in plain.err
+
+
+def test_a_split_is_validated_on_and_the_best_checkpoint_stays(records, tmp_path):
+    out = tmp_path / "run"
+    asked = (
+        "--set", "cache_features=true", "--set", f"validation={records}/texts:mild", "--set", "train.steps=6",
+        "--set", "train.validate_every=2", "--set", "train.keep_best=1", "--set", "train.keep=1",
+        "--set", "train.optimizer.lr=1.0", "--set", "train.optimizer.schedule=constant",
+    )  # fmt: skip
+    outcome = train(records, out, *asked, "--accelerator", "cpu")
+    assert outcome.status == 0, outcome.err
+    measured = {line["step"]: line["validation_loss"] for line in read_metrics(out) if "validation_loss" in line}
+    assert list(measured) == [2, 4, 6]
+    best = min(measured, key=measured.get)
+    assert best != 6  # it was taught too fast to become better
+    assert {int(entry.name) for entry in (out / "checkpoints").iterdir()} == {best, 6}
+    assert len(np.load(out / "features" / "validation.npy")) == 7
+    # What is measured while it trains may change when it goes on; what it learns may not.
+    again = train(records, out, *asked, "--set", "validation=", "--set", "train.validate_every=0",
+                  "--set", "train.keep_best=0")  # fmt: skip
+    assert again.status == 0 and "finished already" in again.err, again.err
+    missing = train(records, tmp_path / "other", *asked, "--set", f"validation={records}/texts:evening")
+    assert missing.status == 2 and "evening" in missing.err
+
+
+def test_the_kinds_of_devices_are_listed_and_others_refused(tmp_path):
+    told = json.loads(expllm("config", "accelerators", "--json").out)
+    assert list(told) == list(PRESETS) and told["cpu"]["dtype"] == "float32" and told["v5e"]["rows_per_device"] > 0
+    shown = expllm("config", "accelerators").out
+    assert all(f"\n{name} " in f"\n{shown}" for name in PRESETS) and "this computer" in shown
+    changed = json.loads(expllm("config", "show", "tiny", "--accelerator", "v5e", "--json").out)
+    assert changed["train"]["rows_per_device"] == told["v5e"]["rows_per_device"]
+    assert_refused(expllm("train", "tiny", "--out", tmp_path / "a", "--accelerator", "abacus"), "abacus", "v5e")
 
 
 def test_damaged_records_end_training_or_are_left_out_and_listed(records, tmp_path):

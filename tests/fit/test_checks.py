@@ -63,9 +63,9 @@ def test_prompts_that_do_not_divide_are_refused():
 
 def test_rows_that_do_not_divide_are_refused():
     train = TrainConfig(steps=1, packing=PackingConfig(on=True, rows=20))
-    with pytest.raises(ExpllmError, match="20 rows") as caught:
+    with pytest.raises(ExpllmError, match="train.packing.rows is 20") as caught:
         train_request(MODEL, train, V5E_8)
-    assert "train.packing.rows=16" in caught.value.remedy
+    assert "train.packing.rows=24, or 16" in caught.value.remedy
 
 
 def test_the_row_is_the_experiments_or_the_usual_one():
