@@ -332,7 +332,8 @@ def _slices_joined(instruction: _Instruction) -> int:
 
 _EXPLICIT = re.compile(r"\{(\{[\d,]*\}(?:,\{[\d,]*\})*)?\}")
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"mesh\[([^\]]*)\] \{([^}]*)\}")
+_MESH = re.compile(r"mesh\[([^\]]*)\](?:, device_ids=\(([^{}]*)\))? \{([^}]*)\}")
+_MESH_IOTA = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
 def _groups(instruction: _Instruction, devices: int) -> np.ndarray:
@@ -347,25 +348,38 @@ def _groups(instruction: _Instruction, devices: int) -> np.ndarray:
     elif found := _IOTA.match(text):
         ids = np.arange(math.prod(_numbers(found[2]))).reshape(_numbers(found[2]))
         return (ids.transpose(_numbers(found[3])) if found[3] else ids).reshape(_numbers(found[1]))
-    elif (found := _MESH.match(text)) and (grouped := _mesh_groups(found[1], found[2])) is not None:
+    elif (found := _MESH.match(text)) and (grouped := _mesh_groups(*found.groups())) is not None:
         return grouped
     raise ExpllmError(f"the groups of {instruction.name} are not understood: {text[:80]}", _REMEDY)
 
 
-def _mesh_groups(mesh: str, wanted: str) -> np.ndarray | None:
-    """Groups of devices that differ in the wanted axes of a mesh alone; None if it is written in another way."""
+def _mesh_groups(mesh: str, order: str | None, wanted: str) -> np.ndarray | None:
+    """Groups of devices that differ in the wanted axes of a mesh alone; None if it is written in another way.
+
+    Args:
+      mesh: its axes, such as "'axis_0'=4,'axis_1'=2".
+      order: which devices stand in it, row by row, such as "[2,4]T(1,0)" or "0,4,1,5"; None: 0, 1, 2, ...
+      wanted: names of axes, such as "'axis_0'".
+    """
     axes: Mapping[str, int] = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     names = re.findall(r"'([^']+)'", wanted)
     if ",".join(f"'{name}'={size}" for name, size in axes.items()) != mesh or not set(names) <= set(axes):
         return None
     if ",".join(f"'{name}'" for name in names) != wanted:
         return None
-    order = list(axes)
-    others = [order.index(name) for name in order if name not in names]
-    ids = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
-    return ids.transpose(*others, *(order.index(name) for name in names)).reshape(
-        -1, math.prod(axes[name] for name in names)
-    )
+    ids = np.arange(math.prod(axes.values()))
+    if order is not None:
+        if found := _MESH_IOTA.fullmatch(order):
+            ids = ids.reshape(_numbers(found[1]))
+            ids = ids.transpose(_numbers(found[2])) if found[2] else ids
+        elif re.fullmatch(r"\d+(,\d+)*", order) and sorted(_numbers(order)) == ids.tolist():
+            ids = np.array(_numbers(order))
+        else:
+            return None
+    kept = [position for position, name in enumerate(axes) if name not in names]
+    joined = [list(axes).index(name) for name in names]
+    ids = ids.reshape(tuple(axes.values())).transpose(*kept, *joined)
+    return ids.reshape(-1, math.prod(axes[name] for name in names))
 
 
 def _numbers(text: str) -> list[int]:

@@ -58,6 +58,8 @@ def test_bytes_that_a_device_receives(instruction, kind, bytes_, result):
     [
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 8, 3),
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8, 7),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", 8, 3),
+        ("mesh['axis_0'=2,'axis_1'=2], device_ids=(0,2,1,3) {'axis_1'}", 4, 1),
         ("[2,4]<=[8]", 8, 3),
         ("[4,2]<=[2,4]T(1,0)", 8, 1),
         ("{{0,1},{2,3},{4,5},{6,7}}", 8, 1),
@@ -73,7 +75,14 @@ def test_groups_in_every_form(groups, devices, factor):
 
 @pytest.mark.parametrize(
     ("groups", "network"),
-    [("[4,2]<=[8]", "ici"), ("[4,2]<=[2,4]T(1,0)", "dcn"), ("{{0,4},{1,5},{2,6},{3,7}}", "dcn")],
+    [
+        ("[4,2]<=[8]", "ici"),
+        ("[4,2]<=[2,4]T(1,0)", "dcn"),
+        ("{{0,4},{1,5},{2,6},{3,7}}", "dcn"),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", "ici"),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}", "dcn"),
+        ("mesh['axis_0'=2,'axis_1'=4], device_ids=(0,4,1,5,2,6,3,7) {'axis_0'}", "ici"),
+    ],
 )
 def test_which_network_a_group_needs(groups, network):
     reduce = f"ROOT %x = bf16[512,4096]{{1,0}} all-reduce(%shard), channel_id=1, replica_groups={groups}, to_apply=%add"
@@ -202,6 +211,10 @@ def test_lines_within_attributes_are_no_instructions():
         (f"bf16[512,4096]{{1,0}} ragged-all-to-all(%shard), {MESH}", "ragged-all-to-all x is not understood"),
         (
             "bf16[512,4096]{1,0} all-reduce(%shard), replica_groups=mesh['a':2=8] {'a'}",
+            "groups of x are not understood",
+        ),
+        (
+            "bf16[512,4096]{1,0} all-reduce(%shard), replica_groups=mesh['a'=8], device_ids=(0,0,1) {'a'}",
             "groups of x are not understood",
         ),
         ("bf16[512,4096]{1,0} all-reduce(%shard), replica_groups={{0,1},{2}}", "groups of x are not understood"),
