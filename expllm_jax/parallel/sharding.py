@@ -78,6 +78,7 @@ ACTIVATION_RULES: dict[str, tuple[str, ...]] = {
     "mlp_BTF": ("batch", "whole", "mlp"),
     "logits_BTV": ("batch", "whole", "vocab?"),
     "scores_NPC": ("batch?", "vocab?", "whole"),  # rows and tokens in one axis; P is how often the vocabulary is split
+    "mean_PNE": ("vocab?", "batch?", "whole"),
 }
 
 

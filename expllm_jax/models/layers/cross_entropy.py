@@ -57,7 +57,9 @@ class _Scan(NamedTuple):
     top_N: jax.Array  # highest score so far
     sum_N: jax.Array  # sum of exp(score - top)
     gold_N: jax.Array  # score of the target; NaN until it was met
-    mean_NE: jax.Array | None  # sum of exp(score - top) * weight row; None if no gradient is wanted
+    # Sum of exp(score - top) * weight row over each part of the vocabulary: added up after the pass, so that devices
+    # exchange it once and no scores. None if no gradient is wanted.
+    mean_PNE: jax.Array | None
 
 
 class _Vocabulary:
@@ -99,15 +101,16 @@ def _pass(h_NE: jax.Array, weight_VE: jax.Array, targets_N: jax.Array, *, gradie
         column_NP, here_NP = vocabulary.column(targets_N, chunk)
         gold_NP = jnp.take_along_axis(s_NPC, column_NP[..., None], 2)[..., 0]
         gold_N = jnp.where(here_NP.any(1), jnp.sum(jnp.where(here_NP, gold_NP, 0.0), 1), carry.gold_N)
-        mean_NE = None
+        mean_PNE = None
         if gradient:
             e_NPC_cast = e_NPC.astype(rows_PCE.dtype)
-            more_NE = jnp.einsum("npc,pce->ne", e_NPC_cast, rows_PCE, preferred_element_type=jnp.float32)
-            mean_NE = carry.mean_NE * shrink_N[:, None] + more_NE
-        return _Scan(top_N, carry.sum_N * shrink_N + e_NPC.sum((1, 2)), gold_N, mean_NE), None
+            more_PNE = jnp.einsum("npc,pce->pne", e_NPC_cast, rows_PCE, preferred_element_type=jnp.float32)
+            mean_PNE = constrain(carry.mean_PNE * shrink_N[:, None] + more_PNE, "mean_PNE")
+        return _Scan(top_N, carry.sum_N * shrink_N + e_NPC.sum((1, 2)), gold_N, mean_PNE), None
 
     N, E = h_NE.shape
-    empty = _Scan(jnp.full(N, _LOWEST), jnp.zeros(N), jnp.full(N, jnp.nan), jnp.zeros((N, E)) if gradient else None)
+    mean_PNE = constrain(jnp.zeros((len(vocabulary.weight_PVE), N, E)), "mean_PNE") if gradient else None
+    empty = _Scan(jnp.full(N, _LOWEST), jnp.zeros(N), jnp.full(N, jnp.nan), mean_PNE)
     return lax.scan(step, empty, vocabulary.chunks)[0]
 
 
@@ -130,7 +133,7 @@ def _forward(h, weight, targets):  # each a CustomVJPPrimal: its value, and whet
     h_NE, weight_VE, targets_N = h.value, weight.value, targets.value
     scan = _pass(h_NE, weight_VE, targets_N, gradient=True)
     gold_NE = jnp.take(weight_VE, targets_N, axis=0, mode="fill", fill_value=jnp.nan).astype(jnp.float32)
-    by_h_NE = (scan.mean_NE / scan.sum_N[:, None] - gold_NE).astype(h_NE.dtype)
+    by_h_NE = (scan.mean_PNE.sum(0) / scan.sum_N[:, None] - gold_NE).astype(h_NE.dtype)
     head = (h_NE, weight_VE, targets_N, scan.top_N + jnp.log(scan.sum_N)) if weight.perturbed else None
     return _outcome(scan), _Saved(by_h_NE, head)
 
