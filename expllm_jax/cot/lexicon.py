@@ -40,71 +40,140 @@ MOVEMENTS: Mapping[str, Movement] = MappingProxyType(
     {
         movement.name: movement
         for movement in (
-            _movement("inner brow raise, raising of the inner brows", "inner brows: raised, inner brows: lifted"),
-            _movement("outer brow raise, raising of the outer brows", "outer brows: raised, outer brows: lifted"),
             _movement(
-                "brow raise, raising of the brows", "brows: raised, brows: lifted, brows: elevated", "raised brow"
+                "inner brow raise, raising of the inner brows, lifting of the inner brows",
+                "inner brows: raised, inner brows: lifted, inner brows: drawn up",
             ),
             _movement(
-                "brow lowering, lowering of the brows",
+                "outer brow raise, raising of the outer brows, lifting of the outer brows",
+                "outer brows: raised, outer brows: lifted, outer brows: drawn up",
+            ),
+            _movement(
+                "brow raise, raising of the brows, lifting of the brows, elevation of the brows, upward pull of the brows",
+                "brows: raised, brows: lifted, brows: elevated, brows: drawn up",
+                "raised brow",
+            ),
+            _movement(
+                "brow lowering, lowering of the brows, furrowing of the brows, knitting of the brows, brow furrowing, "
+                "drawing down of the brows",
                 "brows: lowered, brows: furrowed, brows: drawn down, brows: knitted",
-                "brow furrowing, frown",
+                "frown",
             ),
             _movement(
-                "lid raise, raising of the upper lids, widening of the eyes",
-                "upper lids: raised, eyes: widened, lids: raised, lids: lifted",
-                "upper lid raise, wide eyes, wide open eyes, eye widening",
+                "lid raise, raising of the upper lids, widening of the eyes, upper lid raise, eye widening, "
+                "lifting of the upper lids",
+                "upper lids: raised, upper lids: lifted, eyes: widened, lids: raised, lids: lifted",
+                "wide eyes, wide open eyes",
             ),
             _movement(
-                "lid tightening, tightening of the lids", "lids: tightened, eyes: narrowed", "eye narrowing, squint"
+                "lid tightening, tightening of the lids, narrowing of the eyes, eye narrowing, tensing of the lids",
+                "lids: tightened, lids: tensed, eyes: narrowed",
+                "squint",
             ),
-            _movement("eye closure, closing of the eyes", "eyes: closed, eyes: shut, lids: closed", "eye closing"),
-            _movement("nose wrinkling, wrinkling of the nose", "nose: wrinkled, nose: scrunched", "nose wrinkle"),
-            _movement("cheek raise, raising of the cheeks", "cheeks: raised, cheeks: lifted"),
-            _movement("cheek blow, blowing out of the cheeks", "cheeks: blown out"),
-            _movement("cheek puff, puffing of the cheeks", "cheeks: puffed out, cheeks: puffed", "cheek puffing"),
-            _movement("upper lip raise, raising of the upper lip", "upper lip: raised, upper lip: lifted"),
             _movement(
-                "lip corner pull, upward pull of the lip corners",
-                "lip corners: pulled up, lip corners: lifted, lip corners: raised",
-                "smile, pull of the lip corners, upturned lip corners",
+                "eye closure, closing of the eyes, closure of the eyes, shutting of the eyes, eye closing",
+                "eyes: closed, eyes: shut, lids: closed",
             ),
-            _movement("lip dimpling, dimpling of the lip corners", "lip corners: dimpled, lip corners: tucked in"),
             _movement(
-                "lip corner depression, downward pull of the lip corners",
-                "lip corners: pulled down, lip corners: turned down, lip corners: lowered",
+                "nose wrinkling, wrinkling of the nose, nose wrinkle, crinkling of the nose, scrunching of the nose",
+                "nose: wrinkled, nose: scrunched, nose: crinkled",
+            ),
+            _movement(
+                "cheek raise, raising of the cheeks, lifting of the cheeks, upward push of the cheeks",
+                "cheeks: raised, cheeks: lifted, cheeks: pushed up",
+            ),
+            _movement("cheek blow, blowing out of the cheeks, cheek blowing", "cheeks: blown out"),
+            _movement(
+                "cheek puff, puffing of the cheeks, cheek puffing, inflation of the cheeks, puffing out of the cheeks",
+                "cheeks: puffed out, cheeks: puffed, cheeks: inflated",
+            ),
+            _movement(
+                "upper lip raise, raising of the upper lip, lifting of the upper lip, upward pull of the upper lip",
+                "upper lip: raised, upper lip: lifted, upper lip: drawn up",
+            ),
+            _movement(
+                "lip corner pull, upward pull of the lip corners, lifting of the lip corners, raising of the lip corners, "
+                "pull of the lip corners",
+                "lip corners: pulled up, lip corners: lifted, lip corners: raised, lip corners: drawn up",
+                "smile, upturned lip corners",
+            ),
+            _movement(
+                "lip dimpling, dimpling of the lip corners, tucking in of the lip corners",
+                "lip corners: dimpled, lip corners: tucked in",
+            ),
+            _movement(
+                "lip corner depression, downward pull of the lip corners, lowering of the lip corners, "
+                "turning down of the lip corners, drawing down of the lip corners",
+                "lip corners: pulled down, lip corners: turned down, lip corners: lowered, lip corners: drawn down",
                 "downturned lip corners",
             ),
             _movement(
-                "lower lip depression, downward pull of the lower lip",
-                "lower lip: pulled down, lower lip: lowered, lower lip: depressed",
-                "lowering of the lower lip",
+                "lower lip depression, downward pull of the lower lip, lowering of the lower lip, "
+                "drawing down of the lower lip",
+                "lower lip: pulled down, lower lip: lowered, lower lip: depressed, lower lip: drawn down",
             ),
             _movement(
-                "lip pucker, puckering of the lips", "lips: puckered, lips: pursed", "lip puckering, lip pursing"
+                "lip pucker, puckering of the lips, pursing of the lips, lip puckering, lip pursing",
+                "lips: puckered, lips: pursed",
             ),
-            _movement("lip stretch, sideways stretching of the lips", "lips: stretched", "lip stretching"),
-            _movement("lip corner stretch, stretching of the lip corners", "lip corners: stretched"),
-            _movement("lip funnel, funneling of the lips", "lips: funneled"),
-            _movement("lip tightening, tightening of the lips", "lips: tightened"),
-            _movement("lip press, pressing of the lips", "lips: pressed together, lips: pressed", "lip pressing"),
-            _movement("lip parting, parting of the lips", "lips: parted"),
-            _movement("lip suck, sucking in of the lips", "lips: sucked in, lips: rolled in", "lip sucking"),
-            _movement("upper lip suck, sucking in of the upper lip", "upper lip: sucked in, upper lip: rolled in"),
-            _movement("lower lip suck, sucking in of the lower lip", "lower lip: sucked in, lower lip: rolled in"),
-            _movement("chin raise, raising of the chin", "chin: raised, chin: pushed up"),
-            _movement("jaw drop, dropping of the jaw", "jaw: dropped, jaw: lowered"),
-            _movement("mouth stretch, stretching of the mouth", "mouth: stretched open, mouth: stretched"),
-            _movement("jaw slide, sideways slide of the jaw"),
-            _movement("jaw thrust, forward thrust of the jaw", "jaw: thrust forward, jaw: pushed forward"),
+            _movement(
+                "lip stretch, sideways stretching of the lips, lip stretching, sideways pull of the lips",
+                "lips: stretched, lips: stretched sideways",
+            ),
+            _movement(
+                "lip corner stretch, stretching of the lip corners, sideways pull of the lip corners",
+                "lip corners: stretched, lip corners: pulled sideways",
+            ),
+            _movement("lip funnel, funneling of the lips, lip funneling", "lips: funneled"),
+            _movement(
+                "lip tightening, tightening of the lips, tensing of the lips", "lips: tightened, lips: tensed"
+            ),
+            _movement(
+                "lip press, pressing of the lips, lip pressing, pressing together of the lips",
+                "lips: pressed together, lips: pressed",
+            ),
+            _movement("lip parting, parting of the lips, separation of the lips", "lips: parted, lips: separated"),
+            _movement(
+                "lip suck, sucking in of the lips, lip sucking, rolling in of the lips",
+                "lips: sucked in, lips: rolled in",
+            ),
+            _movement(
+                "upper lip suck, sucking in of the upper lip, rolling in of the upper lip",
+                "upper lip: sucked in, upper lip: rolled in",
+            ),
+            _movement(
+                "lower lip suck, sucking in of the lower lip, rolling in of the lower lip",
+                "lower lip: sucked in, lower lip: rolled in",
+            ),
+            _movement(
+                "chin raise, raising of the chin, pushing up of the chin, upward push of the chin",
+                "chin: raised, chin: pushed up",
+            ),
+            _movement(
+                "jaw drop, dropping of the jaw, lowering of the jaw, opening of the jaw",
+                "jaw: dropped, jaw: lowered, jaw: opened",
+            ),
+            _movement(
+                "mouth stretch, stretching of the mouth, wide opening of the mouth",
+                "mouth: stretched open, mouth: stretched",
+            ),
+            _movement("jaw slide, sideways slide of the jaw, jaw shift"),
+            _movement(
+                "jaw thrust, forward thrust of the jaw, pushing forward of the jaw",
+                "jaw: thrust forward, jaw: pushed forward",
+            ),
             _movement("nasolabial deepening, deepening of the nasolabial fold", "nasolabial fold: deepened"),
             _movement("sharp lip pull, sharp upward pull of the lips", "lips: pulled up sharply"),
             _movement("tongue show, showing of the tongue", "tongue: shown, tongue: stuck out"),
-            _movement("lip bite, biting of the lips", "lips: bitten", "lip biting"),
+            _movement("lip bite, biting of the lips, lip biting", "lips: bitten"),
             _movement(
-                "nostril dilation, flaring of the nostrils", "nostrils: flared, nostrils: dilated", "nostril flare"
+                "nostril dilation, flaring of the nostrils, dilation of the nostrils, nostril flare",
+                "nostrils: flared, nostrils: dilated",
             ),
-            _movement("nostril compression, narrowing of the nostrils", "nostrils: narrowed, nostrils: compressed"),
+            _movement(
+                "nostril compression, narrowing of the nostrils, compression of the nostrils",
+                "nostrils: narrowed, nostrils: compressed",
+            ),
         )
     }
 )
