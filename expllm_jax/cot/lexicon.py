@@ -125,9 +125,7 @@ MOVEMENTS: Mapping[str, Movement] = MappingProxyType(
                 "lip corners: stretched, lip corners: pulled sideways",
             ),
             _movement("lip funnel, funneling of the lips, lip funneling", "lips: funneled"),
-            _movement(
-                "lip tightening, tightening of the lips, tensing of the lips", "lips: tightened, lips: tensed"
-            ),
+            _movement("lip tightening, tightening of the lips, tensing of the lips", "lips: tightened, lips: tensed"),
             _movement(
                 "lip press, pressing of the lips, lip pressing, pressing together of the lips",
                 "lips: pressed together, lips: pressed",

@@ -228,16 +228,21 @@ GENERAL = (
     "[taken one at a time|one by one|taken singly|on their own], such [movements|signs|cues] [stay|remain|are] "
     "[ambiguous|open to several readings], [so they are|which is why they are|and so they are] [read|weighed|"
     "considered] together",
-    "people differ in how they [show|express|display] what they feel, so this [describes|reports|is about] what is "
-    "[visible|seen|on display]",
-    "[intensity is|intensities are] [judged|rated|measured] against [the same|this] face at rest",
-    "upper and lower face are given [the same|equal] [weight|attention] in this reading",
+    "[people|faces|persons] differ in [how they|the way they] [show|express|display] what [they feel|is felt], so this "
+    "[describes|reports|is about] [what is|only what is] [visible|seen|on display]",
+    "[intensity is|intensities are|how far a part has moved is] [judged|rated|measured|estimated] [against|in comparison "
+    "with] [the same|this|the given] face at rest",
+    "[upper and lower face|the upper and the lower face|all parts of the face] [are given|receive|get] [the same|equal] "
+    "[weight|attention|care] [in this reading|here]",
     "[it is|what counts is] the [whole|pattern|combination], [and not|rather than] [any one|one single] movement[, that "
     "counts|]",
-    "a face can [show|display] [this|such a pattern] for more than one reason, [so the reading is about|and the reading "
-    "concerns] its [look|appearance] [only|alone]",
-    "[no account is taken|account is not taken] of [the setting|the situation|what came before or after]",
-    "a single [picture|frame|moment] [cannot tell|does not tell] how [long|fast] [a movement|an expression] lasts",
+    "a face [can|may] [show|display|take on] [this|such a pattern|such a look] for [more than one reason|several "
+    "reasons|many reasons], [so the reading is about|and the reading concerns|and what is read is] its [look|"
+    "appearance] [only|alone]",
+    "[no account is taken|account is not taken|nothing is made] of [the setting|the situation|the scene|what came before "
+    "or after|what was said]",
+    "a single [picture|frame|moment] [cannot tell|does not tell|leaves open] how [long|briefly] [a movement|an "
+    "expression|any of this] [lasts|was held|had been there]",
     "[the reading|this reading|the interpretation] [follows|goes by] the [movements|units] [named|listed|described] "
     "above[ and nothing else|]",
     "what the person [behind the face|in the picture] feels [is another matter|is not claimed|remains unknown]",
@@ -329,7 +334,9 @@ INTERPLAY: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     ),
     (
         frozenset({"lid raise", "inner brow raise"}),
-        ("inner brow raise and lid raise [open|widen] the upper face [as in alarm|as when something startles|together]",),
+        (
+            "inner brow raise and lid raise [open|widen] the upper face [as in alarm|as when something startles|together]",
+        ),
     ),
     (
         frozenset({"lip stretch", "brow lowering"}),

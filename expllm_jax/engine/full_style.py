@@ -32,7 +32,7 @@ _GROUPED_ANYWAY = 0.3
 _WITH_OPENER = 0.3
 _AS_STATE = 0.45
 _TWO_LABELS = 0.6
-_POINTED_AT = 0.25
+_POINTED_AT = 0.35
 _REST_AS_ONE = 0.3
 _RESTING_NAMED = 4  # regions at most
 _STRONGEST_FIRST = 0.4
@@ -188,8 +188,15 @@ class _Writer:
     # ---- interpretation and conclusion
 
     def _name(self, finding: ShownMovement) -> str:
-        noun = self.say.one(nouns(finding.name, finding.side if finding.name in self.one_sided else "both"))
-        return f"{self.say.one(table.POINTERS) if self.say.happens(_POINTED_AT) else 'the'} {noun}"
+        """A movement that was observed, "the lowering of the left brow"."""
+        return f"the {self.say.one(nouns(finding.name, finding.side if finding.name in self.one_sided else 'both'))}"
+
+    def _names(self, findings: Sequence[ShownMovement]) -> str:
+        """Several of them; one by itself may be pointed at instead, "this lowering of the left brow"."""
+        names = self.say.shuffled([self._name(finding) for finding in findings])
+        if len(names) == 1 and self.say.happens(_POINTED_AT):
+            return names[0].replace("the", self.say.one(table.POINTERS), 1)
+        return listed(names)
 
     def _label(self) -> str:
         return self.say.one(_LABELS[self.reading.expression])
@@ -199,10 +206,10 @@ class _Writer:
         if not findings:
             return self._say(table.NEUTRAL_STILL if neutral else table.SUPPORT_STILL, label=self._label())
         if neutral:
-            return self._say(table.NEUTRAL_MOVED, names=self._name(strongest(findings, 1)[0]))
-        names = [self._name(finding) for finding in strongest(self.fitting, 4)]
+            return self._say(table.NEUTRAL_MOVED, names=self._names(strongest(findings, 1)))
+        telling = strongest(self.fitting, 4)
         kinds = (table.SUPPORT_NONE, table.SUPPORT_ONE, table.SUPPORT_SEVERAL)
-        return self._say(kinds[min(len(names), 2)], names=listed(names), label=self._label())
+        return self._say(kinds[min(len(telling), 2)], names=self._names(telling), label=self._label())
 
     def _conclusion(self) -> str:
         """One sentence that names the expression, and no other sentence of the conclusion does."""
@@ -229,9 +236,9 @@ class _Writer:
         if reading.resting and reading.findings:
             yield _Extra(0, _AFTER, self._resting())
         if self.fitting and reading.findings:
-            names = [self._name(finding) for finding in strongest(self.fitting, 2)]
-            several = len(names) > 1
-            yield _Extra(2, _AFTER, self._say(table.EVIDENCE, names=listed(names), s="" if several else "s"))
+            telling = strongest(self.fitting, 2)
+            ending = "" if len(telling) > 1 else "s"
+            yield _Extra(2, _AFTER, self._say(table.EVIDENCE, names=self._names(telling), s=ending))
         elif not reading.findings:
             yield _Extra(2, _AFTER, self._say(table.EVIDENCE_STILL))
         yield from say.shuffled(
@@ -253,11 +260,12 @@ class _Writer:
         top = strongest(reading.findings, 1)[0]
         order = _BEFORE if say.happens(_STRONGEST_FIRST) else _LATER
         area = say.one(table.REGION_NAMES[top.region])
-        yield _Extra(1, order, self._say(table.STRONGEST, area=area, names=self._name(top)))
+        yield _Extra(1, order, self._say(table.STRONGEST, area=area, names=self._names([top])))
         halves = [_PARTS_OF_FACE[finding.region] for finding in reading.findings]
         one = say.one(reading.findings)
         area = say.one(table.REGION_NAMES[one.region])
-        yield _Extra(1, _LATER, self._say(table.ALONE_IT_WOULD, area=area, names=self._name(one)))
+        if one != top:
+            yield _Extra(1, _LATER, self._say(table.ALONE_IT_WOULD, area=area, names=self._names([one])))
         elsewhere = [finding for finding in self.fitting if finding.region != one.region]
         if elsewhere and one in self.fitting:
             other = say.one(elsewhere)
@@ -287,9 +295,9 @@ class _Writer:
 
     def _contrast(self, finding: ShownMovement) -> str:
         if not finding.associated:
-            return self._say(table.CONTRAST_OPEN, names=self._name(finding))
+            return self._say(table.CONTRAST_OPEN, names=self._names([finding]))
         others = listed([_LABELS[name][0] for name in finding.associated[:2]], "or")
-        return self._say(table.CONTRAST_ELSEWHERE, names=self._name(finding), others=others, label=self._label())
+        return self._say(table.CONTRAST_ELSEWHERE, names=self._names([finding]), others=others, label=self._label())
 
     def _resting(self) -> str:
         resting = self.reading.resting

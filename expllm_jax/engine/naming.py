@@ -73,9 +73,7 @@ def phrases(name: str, side: Side, band_name: str, *, alone: bool) -> tuple[Name
             for adverb in words.adverbs
         ]
     if alone:
-        told += [
-            Named(noun, f" of {degree} intensity") for noun in nouns(name, side) for degree in _DEGREES[band_name]
-        ]
+        told += [Named(noun, f" of {degree} intensity") for noun in nouns(name, side) for degree in _DEGREES[band_name]]
     return tuple(told)
 
 
