@@ -1,0 +1,60 @@
+"""Where a text names a label: strictly by noun or adjective, or loosely, as free texts do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from expllm_jax.cot.grammar import EXPRESSION_WORDS
+from expllm_jax.cot.words import is_denied
+
+LOOSE_EXPRESSION_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Neutral": ("neutrality", "neutrally"),
+        "Happiness": ("happier", "happily", "joy", "joyful", "joyfully", "joyfulness", "joyous"),
+        "Sadness": ("sadly", "saddened", "sorrow", "sorrowful"),
+        "Surprise": ("surprises", "surprising", "surprisingly", "astonishment", "astonished", "astonishing"),
+        "Fear": ("fears", "fearfulness"),
+        "Disgust": ("disgusting",),
+        "Anger": ("angrily", "angered"),
+        "Contempt": ("contemptuously",),
+    }
+)
+"""Further words that name an expression in free texts: other forms of its noun, and one near synonym each of happiness,
+sadness and surprise. With these words the conclusions of the released texts name their labels in the shares known of
+them; without the synonyms only 87 % of those about happiness would."""
+
+
+class Naming(NamedTuple):
+    """One place where a label is named."""
+
+    label: str
+    start: int
+    end: int
+    denied: bool  # the clause says that it is not this one
+
+
+def namings(text: str, start: int, end: int, allowed: Sequence[str], *, loose: bool) -> tuple[Naming, ...]:
+    """The places in ``text[start:end]`` that name one of ``allowed``."""
+    pattern = _pattern(tuple(allowed), loose)
+    return tuple(
+        Naming(
+            allowed[int((match.lastgroup or "")[1:])],
+            match.start(),
+            match.end(),
+            is_denied(text, match.start(), since=start),
+        )
+        for match in pattern.finditer(text, start, end)
+    )
+
+
+@cache
+def _pattern(allowed: tuple[str, ...], loose: bool) -> re.Pattern[str]:
+    groups = []
+    for position, label in enumerate(allowed):
+        words = (*EXPRESSION_WORDS[label], *(LOOSE_EXPRESSION_WORDS[label] if loose else ()))
+        groups.append(f"(?P<l{position}>{'|'.join(words)})")
+    return re.compile(rf"\b(?:{'|'.join(groups)})\b", re.IGNORECASE)
