@@ -18,8 +18,12 @@ _BARE = re.compile(
     r"|\b(?:intensity|level|strength|score|grade)\s(?:of\s)?\d{1,3}\b(?!\.\d)",
     re.IGNORECASE,
 )
-_SIDE_BEFORE = re.compile(r"\b(left|right)(?:\s(?!and\b)[a-z]+){0,2}?\s?(?:\(|:|,|at|of|is)?\s?$", re.IGNORECASE)
-_SIDE_AFTER = re.compile(r"\)?\s?\(?(?:(?:for|on|in|at)\s)?(?:the\s|its\s)?(left|right)\b", re.IGNORECASE)
+_SIDE_BEFORE = re.compile(
+    r"(?<!left and )(?<!right and )(?<!left or )(?<!right or )\b(left|right)(?:\s(?!and\b)[a-z]+){0,2}?"
+    r"\s?(?:\(|:|,|at|of|is)?\s?$",
+    re.IGNORECASE,
+)
+_SIDE_AFTER = re.compile(r"\)?\s?\(?(?:(?:for|on|in|at)\s)?(?:the\s|its\s)?(left|right)\b(?!\sand\b)", re.IGNORECASE)
 _LOOK_BACK = 40
 
 

@@ -12,7 +12,7 @@ from expllm_jax.cot.statements import Statement
 from expllm_jax.cot.verifier_rules import VerifierRules
 from expllm_jax.faces import Side, Vocabulary
 
-_MINIMAL = BANDS[0].name
+_MINIMAL, _SIGNIFICANT = BANDS[0].name, BANDS[3].name
 
 
 def check_units(
@@ -85,8 +85,8 @@ def _stated_wrongly(
     return "wrong-intensity", f"{_capitalised(name)} is {value:.2f}: {_adjectives(value)}, not {statement.band}."
 
 
-_TELLING = 0.03
-"""Sides whose values are closer than this are not told apart."""
+_TELLING = 0.1
+"""Sides whose values are closer than this are not mistaken for each other."""
 
 
 def _fits(value: float, band_name: str | None, rules: VerifierRules) -> bool:
@@ -95,6 +95,8 @@ def _fits(value: float, band_name: str | None, rules: VerifierRules) -> bool:
     if band_name is None:
         return True
     low, high = _RANGES[band_name]
+    if rules.high_words_are_open and band_name == _SIGNIFICANT:
+        high = 1.0
     return low - rules.intensity_slack <= value <= high + rules.intensity_slack
 
 

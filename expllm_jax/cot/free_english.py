@@ -61,17 +61,20 @@ MOTIONS: Mapping[str, str] = MappingProxyType(
 """Word -> what a part does."""
 
 BANDS_OF_WORDS: Mapping[str, str] = MappingProxyType(
-    {word: str(band_of_word(word)) for word in BAND_WORDS}
+    {word: str(band_of_word(word)) for word in BAND_WORDS if not word.startswith("noticeabl")}
     | dict.fromkeys("prominent prominently considerable considerably substantial substantially".split(), "significant")
     | dict.fromkeys("extreme extremely intensive".split(), "strong")
     | dict.fromkeys("faint faintly".split(), "slight")
 )
-"""Intensity word -> band: the lexicon's, and those that free texts use beside them."""
+"""Intensity word -> band: the lexicon's, and those that free texts use beside them. "Noticeable" they say of any."""
 
 NEGATORS = frozenset(
     "no not without lack lacks lacking absence absent neither nor never cannot isn't aren't don't doesn't"
     " devoid free fails".split()
 )
+
+SEEN = frozenset("present visible seen observed evident active there detected noted noticeable".split())
+"""What a unit is not, where a "not" after it denies it."""
 
 REPORTING = frozenset(
     "suggest suggests suggested suggesting indicate indicates indicated indicating indicative imply implies"
@@ -83,6 +86,9 @@ REPORTING = frozenset(
     " commonly resembling resembles rather instead expected usually might may could would which".split()
 )
 """Words after which a clause that has told of the face says what it means by that."""
+
+EXAMPLES = frozenset("such like unlike if when whenever".split())
+"""Words after which a clause speaks of what a face might show."""
 
 CLAUSE_WORDS = frozenset("while but whereas although though yet however despite except".split())
 

@@ -8,12 +8,14 @@ from typing import NamedTuple
 from expllm_jax.cot.free_english import (
     BANDS_OF_WORDS,
     CLAUSE_WORDS,
+    EXAMPLES,
     GLUE,
     MOTIONS,
     MOVEMENT_OF,
     NEGATORS,
     PARTS,
     REPORTING,
+    SEEN,
     TOKEN,
 )
 from expllm_jax.cot.lexicon import codes_of_movements
@@ -72,8 +74,14 @@ def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:
             clause, told, silent = [], False, False
         elif not silent:
             word = _classified(token, match.start(), match.end())
-            if token in REPORTING and (told or not clause):
+            if token == "by" and clause and text[clause[-1].start : clause[-1].end].lower() == "marked":
+                clause[-1] = clause[-1]._replace(kind="other", value="marked")  # "marked by" tells no intensity
+            if token in EXAMPLES:
                 silent = True
+            elif token in REPORTING and (told or not clause):
+                silent = True
+                if clause and clause[-1].kind == "band":
+                    clause.pop()  # "raised brows strongly suggest" tells the strength of the suggestion
             else:
                 told = told or word.kind in ("part", "motion")
                 clause.append(word)
@@ -194,6 +202,8 @@ def _side(clause: Sequence[_Word], first: int, last: int) -> Side:
 
 def _band(clause: Sequence[_Word], first: int, last: int) -> str | None:
     """The band that a word between part and motion names, else one just before, else one just after."""
+    if any(word.value in ("more", "most", "less", "least") for word in clause[max(0, first - _BAND_REACH) : last + 1]):
+        return None  # a comparison tells no intensity
     inside = {word.value for word in clause[first : last + 1] if word.kind == "band"}
     if inside:
         return inside.pop() if len(inside) == 1 else None
@@ -225,9 +235,12 @@ def _negated(clause: Sequence[_Word], first: int, last: int) -> bool:
         if word.kind != "no" or (place + 1 < len(clause) and clause[place + 1].value in ("only", "just", "solely")):
             continue
         if place <= last:
-            # "no jaw drop and raised brows" denies the first only, "no jaw drop or raised brows" both.
-            if not any(between.value == "and" for between in clause[place:first]):
+            # "no jaw drop and raised brows" denies the first only; "the lack of tension is clear from raised brows" none.
+            if not any(between.value in ("and", "is", "are") for between in clause[place:first]):
                 return True
         elif all(between.kind == "glue" for between in clause[last + 1 : place]):
-            return True
+            if word.value in ("absent", "lacking") or any(
+                after.value in SEEN for after in clause[place + 1 : place + 2]
+            ):
+                return True
     return False

@@ -39,16 +39,27 @@ class Naming(NamedTuple):
 
 def namings(text: str, start: int, end: int, allowed: Sequence[str], *, loose: bool) -> tuple[Naming, ...]:
     """The places in ``text[start:end]`` that name one of ``allowed``."""
-    pattern = _pattern(tuple(allowed), loose)
-    return tuple(
-        Naming(
-            allowed[int((match.lastgroup or "")[1:])],
-            match.start(),
-            match.end(),
-            is_denied(text, match.start(), since=start),
-        )
-        for match in pattern.finditer(text, start, end)
-    )
+    found: list[Naming] = []
+    for match in _pattern(tuple(allowed), loose).finditer(text, start, end):
+        if not loose:
+            denied = is_denied(text, match.start(), since=start)
+        elif found and found[-1].denied and _LISTED.fullmatch(text, found[-1].end, match.start()):
+            denied = True
+        else:
+            denied = _DENIED.search(text, max(start, match.start() - _DENIAL_REACH), match.start()) is not None
+        found.append(Naming(allowed[int((match.lastgroup or "")[1:])], match.start(), match.end(), denied))
+    return tuple(found)
+
+
+# "rather than mere happiness", "no signs of fear", "neither particularly happy"; not "the lack of tension shows joy".
+_DENIED = re.compile(
+    r"\b(?:no|not|without|lacks?|lacking|absence|neither|nor|rather than|instead of|devoid|free)\b(?! only\b)"
+    r"(?:\s+(?!(?:is|are|(?<!such )as|to|but|leads?|points?|portrays?|indicat(?:es?|ing)|suggest(?:s|ing)?"
+    r"|convey(?:s|ing)?|signif(?:y|ies|ying)|confirm(?:s|ing)?|reflect(?:s|ing)?|defines?|affirm(?:s|ing)?|shows?)\b)[\w'’-]+){0,6}?[\s'\"‘’“”*]*$",
+    re.IGNORECASE,
+)
+_DENIAL_REACH = 80  # characters
+_LISTED = re.compile(r",?\s*(?:or|and|nor)?\s+", re.IGNORECASE)
 
 
 @cache

@@ -43,6 +43,9 @@ class VerifierRules:
     intensity_slack: float = 0.0
     """How far outside the band of its intensity word a value may lie. 0 is the writer's own table of bands."""
 
+    high_words_are_open: bool = False
+    """Whether "significant" and its like may be said of the strongest movements too."""
+
     unsided_means_both: bool = True
     """A unit that has sides and is stated without one must hold on both. Otherwise one of them is enough."""
 
@@ -78,10 +81,11 @@ STRICT = VerifierRules()
 FREE_TEXT = VerifierRules(
     free_english=True,
     interpretation_states_units=True,
-    shown_from=0.02,
-    denied_below=0.3,
+    shown_from=0.01,
+    denied_below=0.15,
     omitted_from=None,
     intensity_slack=0.2,
+    high_words_are_open=True,
     unsided_means_both=False,
     unsided_units_may_have_sides=True,
     associations=False,
