@@ -7,8 +7,9 @@ ask any more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from expllm_jax.cot.finding import Finding
 from expllm_jax.engine.memory import Attempt, Memory
@@ -61,6 +62,13 @@ class Narrator(Protocol):
     @property
     def fingerprint(self) -> str:
         """A short hash of all that decides what it writes: its version, or its prompts, model and settings."""
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """More about who wrote a text, such as the model and the prompts' hash; goes into every annotation."""
+
+    def report(self) -> dict[str, Any]:
+        """What was asked and spent so far, plain JSON values; goes into the run's summary."""
 
     async def describe(self, face: FaceTask, memory: Memory) -> str:
         """A description of what the units show; `memory` holds what went wrong with earlier ones."""
