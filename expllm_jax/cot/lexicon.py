@@ -49,7 +49,8 @@ MOVEMENTS: Mapping[str, Movement] = MappingProxyType(
                 "outer brows: raised, outer brows: lifted, outer brows: drawn up",
             ),
             _movement(
-                "brow raise, raising of the brows, lifting of the brows, elevation of the brows, upward pull of the brows",
+                "brow raise, raising of the brows, lifting of the brows, elevation of the brows, upward pull of the "
+                "brows",
                 "brows: raised, brows: lifted, brows: elevated, brows: drawn up",
                 "raised brow",
             ),
@@ -92,7 +93,8 @@ MOVEMENTS: Mapping[str, Movement] = MappingProxyType(
                 "upper lip: raised, upper lip: lifted, upper lip: drawn up",
             ),
             _movement(
-                "lip corner pull, upward pull of the lip corners, lifting of the lip corners, raising of the lip corners, "
+                "lip corner pull, upward pull of the lip corners, lifting of the lip corners, raising of the lip "
+                "corners, "
                 "pull of the lip corners",
                 "lip corners: pulled up, lip corners: lifted, lip corners: raised, lip corners: drawn up",
                 "smile, upturned lip corners",

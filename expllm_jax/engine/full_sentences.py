@@ -73,11 +73,15 @@ TAIL_ONE = (
     ", which [can|may|might] [point to|go with|accompany|be a sign of|hint at] {labels}",
     ", [as is|something|a movement] [often|commonly|frequently] [seen|found|observed] in {labels}",
     ", in keeping with {labels}",
+    ", [by most accounts|in many descriptions|according to most sources] [a sign of|a part of|linked to] {labels}",
+    ", [much as|just as|as] one [sees|finds|meets] it in {labels}",
 )
 VERDICT_ONE = (
     "this is [often|commonly|frequently|typically] [associated with|linked to|connected with|seen in] {labels}",
     "this [can|may|might] [point to|go with|accompany|be a sign of|hint at] {labels}",
     "this is [a common|a frequent|a known|a familiar|one] sign of {labels}",
+    "[many|most|several] [accounts|sources|descriptions] [link|tie|relate] this to {labels}",
+    "[this fits|this agrees with|this suits] [descriptions|accounts|the usual picture] of {labels}",
 )
 TAIL_NONE = (
     ", which [alone|by itself|on its own] points to no single expression",
@@ -89,6 +93,8 @@ VERDICT_NONE = (
     "this [is tied to no one expression|says little on its own|can occur in many expressions]",
 )
 TAIL_SEVERAL = (
+    ", [by most accounts|in many descriptions|according to most sources] [signs of|linked to|parts of] {labels}",
+    ", [which fit|which agree with|which suit] [descriptions|accounts|the usual picture] of {labels}",
     ", movements [often|commonly|frequently|] associated with {labels}",
     ", which are [often|commonly|frequently|typically] [seen|found|observed] in {labels}",
     ", [all|movements] [in keeping with|known from|familiar from] {labels}",
@@ -144,7 +150,7 @@ SUPPORT_NONE = (
     "{label}, [so the reading is uncertain|which leaves the reading open|and the reading is tentative]",
 )
 SUPPORT_STILL = (
-    "[whatever|anything that] points to {label} stays below what can be named, so the impression is [faint|weak]",
+    "[whatever|anything that] points to {label} stays below what can be told, so the impression is [faint|weak]",
     "the impression of {label} is [faint|weak|tentative] and rests on no single movement",
     "[since nothing moves clearly|without a clear movement], the impression of {label} [is|remains] [faint|weak|"
     "tentative]",
@@ -225,30 +231,42 @@ ASYMMETRIC = (
     "the [movement is|movements are] not [fully symmetric|the same on both sides|even across the face]",
 )
 GENERAL = (
+    "[a movement|a sign|a cue] [counts|weighs] [more|for more] [where|when] [others|its neighbours] [agree with "
+    "it|point "
+    "the same way|bear it out]",
+    "[this is|what follows is|the text gives] a [reading|description|judgement] of [appearance|looks], [not|and not] "
+    "of "
+    "[character|intention|inner state]",
+    "[the more|as a rule, the more] [movements|signs] [agree|coincide|point one way], the [firmer|safer|surer] the "
+    "[reading|verdict|impression]",
     "[taken one at a time|one by one|taken singly|on their own], such [movements|signs|cues] [stay|remain|are] "
     "[ambiguous|open to several readings], [so they are|which is why they are|and so they are] [read|weighed|"
     "considered] together",
     "[people|faces|persons] differ in [how they|the way they] [show|express|display] what [they feel|is felt], so this "
     "[describes|reports|is about] [what is|only what is] [visible|seen|on display]",
-    "[intensity is|intensities are|how far a part has moved is] [judged|rated|measured|estimated] [against|in comparison "
+    "[intensity is|intensities are|how far a part has moved is] [judged|rated|measured|estimated] [against|in "
+    "comparison "
     "with] [the same|this|the given] face at rest",
-    "[upper and lower face|the upper and the lower face|all parts of the face] [are given|receive|get] [the same|equal] "
+    "[upper and lower face|the upper and the lower face|all parts of the face] [are given|receive|get] [the "
+    "same|equal] "
     "[weight|attention|care] [in this reading|here]",
-    "[it is|what counts is] the [whole|pattern|combination], [and not|rather than] [any one|one single] movement[, that "
+    "[it is|what counts is] the [whole|pattern|combination], [and not|rather than] [any one|one single] movement[, "
+    "that "
     "counts|]",
     "a face [can|may] [show|display|take on] [this|such a pattern|such a look] for [more than one reason|several "
     "reasons|many reasons], [so the reading is about|and the reading concerns|and what is read is] its [look|"
     "appearance] [only|alone]",
-    "[no account is taken|account is not taken|nothing is made] of [the setting|the situation|the scene|what came before "
+    "[no account is taken|account is not taken|nothing is made] of [the setting|the situation|the scene|what came "
+    "before "
     "or after|what was said]",
     "a single [picture|frame|moment] [cannot tell|does not tell|leaves open] how [long|briefly] [a movement|an "
     "expression|any of this] [lasts|was held|had been there]",
-    "[the reading|this reading|the interpretation] [follows|goes by] the [movements|units] [named|listed|described] "
+    "[the reading|this reading|the interpretation] [follows|goes by] the [movements|units] [listed|described|told] "
     "above[ and nothing else|]",
     "what the person [behind the face|in the picture] feels [is another matter|is not claimed|remains unknown]",
     "[other|further] [clues|sources], such as [voice|posture|gesture] or [context|the scene], [are not|were not] "
     "[used|consulted|considered]",
-    "[each|every] [movement|unit] [named|listed] here has been [weighed|considered] [with|against] the others",
+    "[each|every] [movement|unit] [listed|described] here has been [weighed|considered] [with|against] the others",
     "[where|whenever] [movements|signs] [disagree|conflict], the [larger|better attested] [group|part] of them decides",
     "[the order|the order above] is that of the face, [from brow to jaw|from the brows to the jaw|top to "
     "bottom][, and not that of importance|]",
@@ -259,11 +277,13 @@ INTERPLAY: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
         frozenset({"cheek raise", "lip corner pull"}),
         (
-            "cheek raise [joined to|together with|alongside] lip corner pull is what [tells a felt smile|distinguishes a "
+            "cheek raise [joined to|together with|alongside] lip corner pull is what [tells a felt "
+            "smile|distinguishes a "
             "felt smile|sets a felt smile apart] from a posed one",
             "[because|since] the cheeks take part, the lip corner pull [looks|comes across as] [felt|genuine|lived] "
             "rather than posed",
-            "lip corner pull [with|joined by|accompanied by] cheek raise [involves the eyes as well as the mouth|reaches "
+            "lip corner pull [with|joined by|accompanied by] cheek raise [involves the eyes as well as the "
+            "mouth|reaches "
             "from the mouth up to the eyes]",
         ),
     ),
@@ -272,7 +292,8 @@ INTERPLAY: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
         (
             "inner brow raise [against|together with|working against] brow lowering [slants|angles|tilts] the brows, a "
             "shape [usually|often|commonly] read as distress",
-            "[the brows are drawn two ways:|two forces act on the brows:] inner brow raise and brow lowering [give them "
+            "[the brows are drawn two ways:|two forces act on the brows:] inner brow raise and brow lowering [give "
+            "them "
             "a slant|bend them into a slant]",
         ),
     ),
@@ -335,7 +356,8 @@ INTERPLAY: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
         frozenset({"lid raise", "inner brow raise"}),
         (
-            "inner brow raise and lid raise [open|widen] the upper face [as in alarm|as when something startles|together]",
+            "inner brow raise and lid raise [open|widen] the upper face [as in alarm|as when something "
+            "startles|together]",
         ),
     ),
     (
@@ -378,7 +400,8 @@ INTERPLAY: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 )
 OPPOSED = frozenset({"lip corner pull", "lip corner depression"})
 OPPOSED_SENTENCES = (
-    "lip corner pull and lip corner depression [work against each other|pull in opposite directions|are at odds], which "
+    "lip corner pull and lip corner depression [work against each other|pull in opposite directions|are at odds], "
+    "which "
     "[makes|leaves] the mouth [ambiguous|hard to read|undecided]",
 )
 
@@ -416,6 +439,8 @@ EVIDENCE = (
     "[it is|mainly it is|above all it is] {names} that [decide|settle|carry] the matter",
 )
 EVIDENCE_STILL = (
+    "[nothing|no movement] [calls for|would support|asks for] a [more definite|bolder|firmer] [reading|verdict|answer]",
+    "[the calm|the quiet|the repose] of the [face|features] is [all|the only thing] there is to go by",
     "[this|the reading|the verdict] [rests|relies|is based] on the stillness of the face",
     "the stillness of the face [decides|settles the matter|is what counts]",
 )

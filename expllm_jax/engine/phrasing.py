@@ -1,8 +1,8 @@
 """Sentences with alternatives in them: one line of a table stands for hundreds of ways to say the same.
 
-``"[taken|read] together, {names} [point|lead] to {label}"`` has two brackets to choose from and two gaps to fill. Brackets
-may stand inside brackets, and an alternative may be empty. A sentence is drawn with a :class:`Chooser`, whose draws come
-from one generator, so the same state gives the same words.
+``"[taken|read] together, {names} [point|lead] to {label}"`` has two brackets to choose from and two gaps to fill.
+Brackets may stand inside brackets, and an alternative may be empty. A sentence is drawn with a :class:`Chooser`, whose
+draws come from one generator, so the same state gives the same words.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from expllm_jax.cot import (
     BANDS,
     FINDING_CODES,
     STATED_FROM,
+    Finding,
     UnparsableAnswer,
     VerifierRules,
     band_of,
@@ -75,7 +76,7 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
     return statistics.fmean(_bleu(number, texts, orders, ceilings) for number in range(len(texts)))
 
 
-# Run of words -> how often the text that holds it most often has it, which text that is, and how often the next one does.
+# Run of words -> how often the text that has it most often has it, which text that is, and how often the next one does.
 _Ceilings = Mapping[tuple[str, ...], tuple[int, int, int]]
 
 
@@ -207,14 +208,17 @@ def text_statistics(
     """
     told = [annotation for annotation in annotations if annotation.cot is not None]
     if not told:
-        raise ExpllmError("There is no reasoning text among the annotations.", "Give a file of texts, such as `expllm engine narrate` writes.")  # fmt: skip
+        raise ExpllmError(
+            "There is no reasoning text among the annotations.",
+            "Give a file that `expllm engine` has written texts into.",
+        )
     words = [words_of(annotation.cot or "") for annotation in told]
     drawn = random.Random(seed).sample(words, min(sample, len(words)))
     units, bands = _count_units(told, vocabulary)
     findings: Counter[str] = Counter()
     clean = 0
     for annotation in told:
-        found = {finding.code for finding in _verified(annotation, vocabulary, allowed, rules)}
+        found = {finding.code for finding in findings_of(annotation, vocabulary, allowed, rules)}
         findings.update(found)
         clean += not found
     return TextStatistics(
@@ -234,7 +238,10 @@ def text_statistics(
     )
 
 
-def _verified(annotation: Annotation, vocabulary: Vocabulary, allowed: Sequence[str], rules: VerifierRules):  # noqa: ANN202
+def findings_of(
+    annotation: Annotation, vocabulary: Vocabulary, allowed: Sequence[str], rules: VerifierRules
+) -> tuple[Finding, ...]:
+    """What the verifier finds in the text of an annotation, "" if it has none."""
     return verify(
         annotation.cot or "",
         units=annotation.units.get(vocabulary.name),
@@ -268,7 +275,8 @@ def _count_units(
         for code in vocabulary.codes
         if present[code] or stated[code]
     )
-    return counts, {name: {word: row[word] for word in (*BAND_NAMES, NO_WORD) if row[word]} for name, row in bands.items()}  # fmt: skip
+    ordered = {name: {word: row[word] for word in (*BAND_NAMES, NO_WORD) if row[word]} for name, row in bands.items()}
+    return counts, ordered
 
 
 def _count_labels(annotations: Sequence[Annotation], allowed: Sequence[str]) -> tuple[LabelCount, ...]:

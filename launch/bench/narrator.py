@@ -12,7 +12,7 @@ made unequal in every second one.
 | `words_median`, `words_min`, `words_max` | |
 | `distinct_1` … `distinct_3` | over the first 1,534 texts, as many as there are released ones to compare with |
 | `self_bleu` | over 200 of those |
-| `texts_per_second` | of one core, the median of five passes over a fifth of the faces each; drawing faces is left out |
+| `texts_per_second` | of one core, the median of five fifths of the faces; drawing faces is left out |
 """
 
 from __future__ import annotations
