@@ -21,7 +21,7 @@ REGION_NAMES: Mapping[str, tuple[str, ...]] = {
     "jaw": ("the jaw area", "the jaw region", "the area of the jaw"),
 }
 
-# ---- observations -----------------------------------------------------------------------------------------------------
+# ---- observations ---------------------------------------------------------------------------------------------------
 # {phrase}: "slight brow lowering"; {phrases}: a list of them; {region}: one of the names above; {tail}: an association.
 
 ALONE_NOUN = (
@@ -115,7 +115,7 @@ RESTING = (  # {areas}: "the brows and the chin"; {s} ends the verb: "stays", "s
 )
 REST_OF_THE_FACE = ("the rest of the face", "the remaining face", "what is left of the face")
 
-# ---- interpretation ---------------------------------------------------------------------------------------------------
+# ---- interpretation -------------------------------------------------------------------------------------------------
 # {label}: the expression, such as "anger" or "an expression of anger"; {names}: a list of "the brow lowering"s.
 
 SUPPORT_SEVERAL = (
@@ -405,7 +405,7 @@ OPPOSED_SENTENCES = (
     "[makes|leaves] the mouth [ambiguous|hard to read|undecided]",
 )
 
-# ---- conclusion -------------------------------------------------------------------------------------------------------
+# ---- conclusion -----------------------------------------------------------------------------------------------------
 
 CONCLUSION = (
     "[overall|in sum|all in all|on balance|altogether], this is [best|most plausibly|most fittingly] [described|read|"
