@@ -9,7 +9,7 @@ hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -214,7 +214,7 @@ _LINKS = "(?:(?:is|are|was|were)(?:n['’]t)?|appears?|looks?|remains?|stays?|se
 
 def _words(phrase: str) -> str:
     """A regular expression for a phrase, with the other number and names of the parts it mentions."""
-    singular = [word[:-1] if word.endswith("s") and word[:-1] in _PARTS else word for word in phrase.split()]
+    singular = _singular(phrase)
     patterns = [_PARTS.get(word, re.escape(word)) for word in singular]
     for position in range(len(singular) - 1):
         if singular[position : position + 2] == ["lip", "corner"]:
@@ -223,26 +223,60 @@ def _words(phrase: str) -> str:
     return r"[\s-]+".join(r"the(?:\s+(?:left|right))?" if word == "the" else word for word in patterns)
 
 
-@cache
-def phrase_pattern(vocabulary: Vocabulary) -> tuple[re.Pattern[str], tuple[tuple[str, ...], ...]]:
-    """What recognises the phrases of a vocabulary, longest phrase first.
+def _singular(phrase: str) -> list[str]:
+    return [word[:-1] if word.endswith("s") and word[:-1] in _PARTS else word for word in phrase.split()]
 
-    Returns:
-        a pattern in which the group ``m<i>`` matched for the i-th entry of the second value, the codes of a movement.
-        The words between a part and its participle ("are *slightly* lowered") are inside the match.
-    Raises:
-        ExpllmError: the vocabulary has no words.
+
+def _openings(phrase: str) -> tuple[str, ...]:
+    """The words, in lower case, that a text may begin the phrase with."""
+    first = _singular(phrase)[0]
+    forms = [first, f"{first}s", f"eye{first}", f"eye{first}s"] if first in _PARTS else [first]
+    return (*forms, "mouth", "mouths") if first == "lip" else tuple(forms)
+
+
+_OPENING = re.compile(r"\b[^\W\d_]+")
+
+
+@cache
+def _phrases_by_opening(vocabulary: Vocabulary) -> Mapping[str, tuple[re.Pattern[str], tuple[tuple[str, ...], ...]]]:
+    """First word -> what recognises the phrases that begin with it, longest phrase first, and the codes of each.
+
+    The group ``m<i>`` of a pattern matched for the i-th codes. The words between a part and its participle ("are
+    *slightly* lowered") are inside the match.
     """
-    groups: list[tuple[int, str, tuple[str, ...]]] = []
+    phrases: list[tuple[int, tuple[str, ...], str, tuple[str, ...]]] = []  # length, first words, pattern, codes
     for name, codes in codes_of_movements(vocabulary).items():
         movement = MOVEMENTS[name]
         for phrase in (*movement.nouns, *movement.read_only):
-            groups.append((len(phrase), _words(phrase), codes))
+            phrases.append((len(phrase), _openings(phrase), _words(phrase), codes))
         for part, participle in movement.states:
             length = len(part) + len(participle)
-            groups.append((length, f"{_words(participle)}\\s+{_words(part)}", codes))
+            phrases.append((length, _openings(participle), f"{_words(participle)}\\s+{_words(part)}", codes))
             between = rf"\s+{_LINKS}\s+(?:(?!and\b|but\b)[\w-]+\s+){{0,3}}?"
-            groups.append((length, f"{_words(part)}{between}{_words(participle)}", codes))
-    groups.sort(key=lambda group: -group[0])
-    alternatives = "|".join(f"(?P<m{position}>{pattern})" for position, (_, pattern, _) in enumerate(groups))
-    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE), tuple(codes for _, _, codes in groups)
+            phrases.append((length, _openings(part), f"{_words(part)}{between}{_words(participle)}", codes))
+    phrases.sort(key=lambda phrase: -phrase[0])
+    compiled = {}
+    for opening in {word for _, openings, _, _ in phrases for word in openings}:
+        fitting = [(pattern, codes) for _, openings, pattern, codes in phrases if opening in openings]
+        alternatives = "|".join(f"(?P<m{position}>{pattern})" for position, (pattern, _) in enumerate(fitting))
+        pattern = re.compile(rf"(?:{alternatives})\b", re.IGNORECASE)
+        compiled[opening] = (pattern, tuple(codes for _, codes in fitting))
+    return compiled
+
+
+def phrases_in(text: str, vocabulary: Vocabulary, start: int = 0) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """The phrases of a vocabulary in ``text[start:]``, leftmost and longest first: (codes of the movement, from, to).
+
+    Raises:
+        ExpllmError: the vocabulary has no words.
+    """
+    phrases = _phrases_by_opening(vocabulary)
+    reached = start
+    for word in _OPENING.finditer(text, start):  # one word picks the few patterns worth trying: all at once are slow
+        known = phrases.get(word[0].lower())
+        if known is None or word.start() < reached:
+            continue
+        match = known[0].match(text, word.start())
+        if match is not None:
+            reached = match.end()
+            yield known[1][int((match.lastgroup or "")[1:])], match.start(), reached

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from expllm_jax.cot.bands import band_of_word
 from expllm_jax.cot.grammar import UnparsableAnswer, concluded_expression, split_parts
-from expllm_jax.cot.lexicon import phrase_pattern
+from expllm_jax.cot.lexicon import phrases_in
 from expllm_jax.cot.words import BAND_WORD, clause_before, has_negator, is_denied, is_denied_after
 from expllm_jax.faces import BASIC_7, FACS, Side, Vocabulary
 
@@ -101,12 +101,7 @@ def find_statements(text: str, vocabulary: Vocabulary, start: int = 0, end: int 
 
 def _mentions(text: str, vocabulary: Vocabulary, start: int) -> list[_Mention]:
     """Names and codes in order; a code right after the name of the same unit belongs to that mention."""
-    pattern, codes_of_group = phrase_pattern(vocabulary)
-    mentions = [
-        _Mention(codes_of_group[int(match.lastgroup[1:])], match.start(), match.end())
-        for match in pattern.finditer(text, start)
-        if match.lastgroup
-    ]
+    mentions = [_Mention(*phrase) for phrase in phrases_in(text, vocabulary, start)]
     prefix = vocabulary.codes[0].rstrip("0123456789")
     for match in re.compile(rf"\b{prefix}\s?(\d+)\b").finditer(text, start):
         code = prefix + match[1]
