@@ -195,12 +195,15 @@ class ChatClient:
         if self._client is None:
             import openai
 
-            self._client = openai.AsyncOpenAI(
+            client = openai.AsyncOpenAI(
                 base_url=self._config.base_url,
                 api_key=self._key or _NO_KEY,
                 timeout=self._config.timeout,
                 max_retries=0,
             )
+            if not self._key:  # it takes these from the environment; an endpoint without a key is not whom they are for
+                client.organization = client.project = None
+            self._client = client
         return self._client
 
 

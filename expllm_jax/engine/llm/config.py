@@ -39,6 +39,7 @@ class LlmConfig:
     price_in: float = 0.0  # per million tokens
     price_out: float = 0.0  # per million tokens
     prompts: str = "v1"  # a folder of `prompts/`
+    draw: int = 0  # another number: ask anew also where an answer is kept, for faces that were rejected with it
 
     def __post_init__(self) -> None:
         self._check_url()
@@ -50,7 +51,7 @@ class LlmConfig:
         at_least = {
             "temperature": 0, "max_tokens": 1, "retries": 0, "backoff": 0, "longest_backoff": 0,
             "longest_retry_after": 0, "give_up_after": 1, "concurrency": 1, "picture_bytes": 1, "picture_tokens": 0,
-            "budget_tokens": 0, "budget": 0, "price_in": 0, "price_out": 0,
+            "budget_tokens": 0, "budget": 0, "price_in": 0, "price_out": 0, "draw": 0,
         }  # fmt: skip
         for key, least in at_least.items():
             value = getattr(self, key)

@@ -134,7 +134,7 @@ class LlmNarrator:
         if config.temperature is not None:
             settings["temperature"] = config.temperature if writes else 0.0
             if writes and config.temperature > 0:
-                settings["seed"] = (face.seed + turn) % 2**_SEED_BITS
+                settings["seed"] = (face.seed + turn + 7919 * config.draw) % 2**_SEED_BITS
         picture = None
         if looks and config.picture_mode == "picture":
             if face.picture is None:
@@ -145,7 +145,7 @@ class LlmNarrator:
             picture = read_picture(face.picture, config.picture_bytes)
         system = self._prompts.fill("system")
         return await self._calls.answer(
-            ChatRequest(config.model, system, user, tuple(settings.items()), config.max_tokens, picture)
+            ChatRequest(config.model, system, user, tuple(settings.items()), config.max_tokens, picture, config.draw)
         )
 
     def _about_picture(self) -> str:

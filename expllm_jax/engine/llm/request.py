@@ -24,6 +24,7 @@ class ChatRequest:
     settings: tuple[tuple[str, Any], ...]  # of the call: temperature, seed, the limit on the answer's length
     max_tokens: int
     picture: Picture | None = None
+    draw: int = 0  # tells apart questions that are the same
 
     @property
     def key(self) -> str:
@@ -34,6 +35,7 @@ class ChatRequest:
             "user": self.user,
             "settings": dict(self.settings),
             "picture": self.picture and self.picture.digest,
+            "draw": self.draw,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

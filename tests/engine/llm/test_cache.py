@@ -75,6 +75,7 @@ def test_the_key_follows_from_all_that_the_model_is_told():
         question(system="be long"),
         question(settings=(("temperature", 0.5),)),
         question(settings=(("temperature", 0.0), ("seed", 1))),
+        question(draw=1),
         question(picture=picture),
         question(picture=Picture(b"\xff\xd8\xff2", "image/jpeg")),
     ]
