@@ -61,6 +61,8 @@ def check_form(text: str, rules: VerifierRules) -> tuple[list[Finding], dict[int
     found += _order(first)
     if rules.exact_headings:
         found += _exactness(text, first)
+    if rules.words is not None:
+        found += _length(text, *rules.words)
     return found, first
 
 
@@ -90,6 +92,13 @@ def _exactness(text: str, first: dict[int, Part]) -> Iterator[Finding]:
                 yield Finding(
                     "extra-bold", bold.start(), bold.end(), f"Only headings are bold: write {bold[1]} plainly."
                 )
+
+
+def _length(text: str, fewest: int, most: int) -> Iterator[Finding]:
+    words = len(text.split())
+    if not fewest <= words <= most:
+        change = f"at least {fewest - words} more" if words < fewest else f"at least {words - most} fewer"
+        yield Finding("wrong-length", 0, len(text), f"{words} words: {fewest} to {most} are asked for, {change}.")
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:

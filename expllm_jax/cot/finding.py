@@ -14,6 +14,7 @@ FINDING_CODES: Mapping[str, str] = MappingProxyType(
         "empty-part": "a heading has nothing under it",
         "inexact-heading": "a heading is not written exactly as it should be",
         "extra-bold": "words are bold that are no heading",
+        "wrong-length": "the text has fewer or more words than it should",
         "unsupported-unit": "a unit is stated that the values do not show",
         "wrong-side": "a unit is stated on a side that does not show it",
         "wrong-intensity": "the word for a unit's intensity does not fit its value",

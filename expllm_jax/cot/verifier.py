@@ -7,14 +7,22 @@ that people or language models wrote in words of their own choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from expllm_jax.cot.check_form import check_form
+from expllm_jax.cot.check_associations import check_associations
+from expllm_jax.cot.check_form import Part, check_form
+from expllm_jax.cot.check_labels import check_conclusion, check_observations_name_no_label
+from expllm_jax.cot.check_numbers import check_codes, check_quoted
+from expllm_jax.cot.check_personal import check_personal_words
+from expllm_jax.cot.check_units import check_omissions, check_units
 from expllm_jax.cot.finding import FINDING_CODES, Finding
+from expllm_jax.cot.free_statements import find_free_statements
+from expllm_jax.cot.statements import find_statements
 from expllm_jax.cot.verifier_rules import STRICT, VerifierRules
-from expllm_jax.faces import BASIC_7, FACS, Vocabulary
+from expllm_jax.faces import BASIC_7, FACS, Vocabulary, check_intensities
 
 _ORDER = {code: position for position, code in enumerate(FINDING_CODES)}
+_OBSERVATIONS, _INTERPRETATION, _CONCLUSION = range(3)
 
 
 def verify(
@@ -39,5 +47,43 @@ def verify(
     Raises:
         ExpllmError: the vocabulary has no words, or a value or code is none of its.
     """
-    found, _ = check_form(text, rules)
+    if units is not None:
+        check_intensities(units, vocabulary)
+    found, parts = check_form(text, rules)
+    found += _about_units(text, parts, units, vocabulary, allowed, rules)
+    if rules.numbers:
+        found += check_codes(text, vocabulary)
+        if units is not None:
+            found += check_quoted(text, units, vocabulary, rules.number_tolerance)
+    if not rules.label_in_observations and _OBSERVATIONS in parts:
+        found += check_observations_name_no_label(text, parts[_OBSERVATIONS], expression, allowed)
+    if rules.conclusion and _CONCLUSION in parts:
+        found += check_conclusion(text, parts[_CONCLUSION], expression, allowed, rules)
+    if not rules.personal_words:
+        found += check_personal_words(text)
     return tuple(sorted(found, key=lambda finding: (finding.start, finding.end, _ORDER[finding.code])))
+
+
+def _about_units(
+    text: str,
+    parts: Mapping[int, Part],
+    units: Mapping[str, float] | None,
+    vocabulary: Vocabulary,
+    allowed: Sequence[str],
+    rules: VerifierRules,
+) -> Iterator[Finding]:
+    read = find_free_statements if rules.free_english else find_statements
+    for kind in (_OBSERVATIONS, _INTERPRETATION):
+        checks_units = (
+            rules.units and units is not None and (kind == _OBSERVATIONS or rules.interpretation_states_units)
+        )
+        if kind not in parts or not (checks_units or rules.associations):
+            continue
+        part = parts[kind]
+        statements = read(text, vocabulary, part.start, part.end)
+        if checks_units and units is not None:
+            yield from check_units(statements, units, vocabulary, rules)
+            if kind == _OBSERVATIONS and rules.omitted_from is not None:
+                yield from check_omissions(statements, units, vocabulary, part.end, rules.omitted_from)
+        if rules.associations:
+            yield from check_associations(text, part, statements, vocabulary, allowed)

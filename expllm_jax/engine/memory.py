@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,11 @@ class Attempt:
             "feedback": self.feedback,
             "findings": [vars(finding) for finding in self.findings],
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Attempt:
+        """The attempt that `to_json` made a dict of."""
+        return cls(**{**value, "findings": tuple(Finding(**finding) for finding in value["findings"])})
 
 
 Memory = tuple[Attempt, ...]

@@ -44,7 +44,7 @@ class OfflineNarrator:
 
     name = "offline"
 
-    def __init__(self, config: NarratorConfig = NarratorConfig()) -> None:
+    def __init__(self, config: NarratorConfig) -> None:
         self._config = config
         vocabulary(config.vocabulary)
         decides = json.dumps({"version": __version__, **asdict(config)}, sort_keys=True)

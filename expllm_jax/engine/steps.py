@@ -90,7 +90,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class Refine:
-    """Format refinement: the three headed parts at the released length, written again while the check finds something."""
+    """Format refinement: three headed parts at the released length, written again while the check finds something."""
 
     narrator: Narrator
     check: Check
