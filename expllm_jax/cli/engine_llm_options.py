@@ -17,7 +17,8 @@ _KEYS = (
     "concurrency", "requests_per_minute", "picture_mode", "budget_tokens", "budget", "price_in", "price_out", "prompts",
     "draw",
 )  # fmt: skip
-"""Keys of LlmConfig that there is a flag for; `add_llm_options` keeps their names."""
+"""Keys of LlmConfig that there is a flag for, of the same name but for those in _FLAGS."""
+_FLAGS = {"base_url": "endpoint"}
 
 
 def add_llm_options(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,13 @@ def llm_config(options: argparse.Namespace) -> LlmConfig:
     if "base_url" not in given or "model" not in given:
         raise ExpllmError("the language-model narrator needs an endpoint and a model", "give --endpoint and --model")
     return LlmConfig(**given)
+
+
+def refuse_llm_options(options: argparse.Namespace) -> None:
+    """Raises ExpllmError if any of the flags is given, for a narrator that would not look at it."""
+    given = [_FLAGS.get(key, key).replace("_", "-") for key in _KEYS if hasattr(options, key)]
+    if given:
+        raise ExpllmError(f"--{given[0]} is for a language model", "add --narrator llm, or leave it out")
 
 
 def _one_or_more(text: str) -> int:

@@ -32,7 +32,8 @@ class LlmNarrator:
 
     The model is told the units (and sees the picture in picture mode), never the picture's name. The question for the
     description holds no label, beside what the feedback on earlier ones may have said of it, and a description that
-    names an expression is refused; the question for the expression holds the description alone.
+    names an expression is refused; the question for the expression holds the description alone. A question that was
+    asked before gets its answer from the cache: a round ends otherwise than the last only if its description differs.
 
     Args:
       replies: the file that answers are kept in; see `cache`.

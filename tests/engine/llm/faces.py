@@ -53,7 +53,8 @@ def units_of(user: str) -> dict[str, float]:
 
 def _describe(user: str) -> str:
     names = [movement_of(code, FACS).name for code in units_of(user)]
-    return f"The face shows {', '.join(names)}."
+    before = len(re.findall(r"^Description \d", user, re.MULTILINE))  # each round has words of its own
+    return f"{'On another look, the' if before else 'The'} face shows {', '.join(names)}{'!' * before}."
 
 
 def _infer(user: str) -> str:
