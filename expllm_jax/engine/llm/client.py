@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from expllm_jax.engine.llm.config import LlmConfig
 from expllm_jax.engine.llm.request import ChatRequest, Completion, estimated_tokens
-from expllm_jax.engine.llm.retries import Pace, backoff, retry_after
+from expllm_jax.engine.llm.retries import Pace, backoff, retry_after, waited
 from expllm_jax.engine.narration import NarratorFailed, UnusableReply
 from expllm_jax.errors import ExpllmError
 
@@ -58,9 +58,9 @@ class ChatClient:
         _require_openai()
         self._client: openai.AsyncOpenAI | None = None
         self._room = asyncio.Semaphore(config.concurrency)
-        self._pace = Pace(config.requests_per_minute)
-        self._rng = random.Random()
         self._stopping = asyncio.Event()
+        self._pace = Pace(config.requests_per_minute, self._stopping)
+        self._rng = random.Random()
         self._given_up = 0  # calls in a row that ended without an answer
         self.traffic = Traffic()
 
@@ -87,7 +87,10 @@ class ChatClient:
                     self._give_up(failure.problem, tries)
                 self._pace.hold(failure.wait)
                 first, longest = self._config.backoff, self._config.longest_backoff
-                await self._pause(max(failure.wait, backoff(tries, first, longest, self._rng)), failure.problem)
+                pause = max(failure.wait, backoff(tries, first, longest, self._rng))
+                if not await waited(pause, self._stopping):
+                    problem = f"the run stopped before another try (the last: {failure.problem})"
+                    raise NarratorFailed(problem) from None
 
     def stop(self) -> None:
         """Lets requests on the wire end, and ends calls that wait for another try."""
@@ -108,19 +111,11 @@ class ChatClient:
             )
         raise NarratorFailed(f"no answer in {tries} {'try' if tries == 1 else 'tries'} (the last: {problem})")
 
-    async def _pause(self, seconds: float, problem: str) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
-        raise NarratorFailed(f"the run stopped before another try (the last: {problem})")
-
     async def _once(self, request: ChatRequest) -> Completion:
         """One request. Raises _TryAgain, and what `complete` raises."""
         import openai
 
-        await self._pace.turn()
-        if self._stopping.is_set():
+        if not await self._pace.turn():
             raise NarratorFailed("the run stopped before the question was sent")
         self.traffic.sent += 1
         try:

@@ -46,14 +46,25 @@ def _number(text: str) -> float | None:
     return value if 0 <= value < float("inf") else None
 
 
+async def waited(seconds: float, stopping: asyncio.Event) -> bool:
+    """Waits, but not once the run is stopping: then it returns False, and at once."""
+    try:
+        await asyncio.wait_for(stopping.wait(), seconds)
+    except TimeoutError:
+        return True
+    return False
+
+
 class Pace:
     """When the next call may begin. One for all calls to an endpoint.
 
     Args:
       per_minute: begin at most so many; None: no limit.
+      stopping: set when nobody shall wait any more.
     """
 
-    def __init__(self, per_minute: float | None) -> None:
+    def __init__(self, per_minute: float | None, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
         self._interval = 60.0 / per_minute if per_minute else 0.0
         self._next = 0.0  # on the clock of the event loop
 
@@ -61,9 +72,10 @@ class Pace:
         """Lets no call begin for so long: what one call was told about being too many holds for all."""
         self._next = max(self._next, asyncio.get_running_loop().time() + seconds)
 
-    async def turn(self) -> None:
-        """Returns when a call may begin."""
+    async def turn(self) -> bool:
+        """Returns True when a call may begin, False once none may."""
         clock = asyncio.get_running_loop().time
-        while (wait := self._next - clock()) > 0:
-            await asyncio.sleep(wait)
+        while (wait := self._next - clock()) > 0 and not self._stopping.is_set():
+            await waited(wait, self._stopping)
         self._next = max(self._next, clock() + self._interval)
+        return not self._stopping.is_set()

@@ -203,18 +203,20 @@ def test_a_server_that_reports_no_usage_is_estimated():
 
 def test_stopping_ends_calls_that_wait_for_another_try():
     async def stopped(url):
-        client = ChatClient(quick(url, backoff=60.0))
+        client = ChatClient(quick(url))
         call = asyncio.create_task(client.complete(QUESTION))
         while not client.traffic.unanswered:
             await asyncio.sleep(0.005)
+        held_back = asyncio.create_task(client.complete(QUESTION))
+        await asyncio.sleep(0.01)
         client.stop()
         with pytest.raises(NarratorFailed, match="stopped before another try"):
             await call
         with pytest.raises(NarratorFailed, match="stopped before the question was sent"):
-            await client.complete(QUESTION)
+            await held_back
         await client.close()
 
-    with serving(in_turn(refusal(500))) as endpoint:
+    with serving(in_turn(refusal(500, Retry_After="200"))) as endpoint:
         asyncio.run(stopped(endpoint.url))
     assert len(endpoint.served) == 1
 
@@ -249,7 +251,7 @@ def test_retry_after_may_be_a_date():
 
 def test_the_pace_spaces_calls():
     async def paced():
-        pace, clock = Pace(per_minute=1200), asyncio.get_running_loop().time
+        pace, clock = Pace(1200, asyncio.Event()), asyncio.get_running_loop().time
         begun = clock()
         await asyncio.gather(*(pace.turn() for _ in range(5)))
         return clock() - begun
