@@ -11,14 +11,15 @@ from expllm_jax.cli.engine_llm_options import add_llm_options, llm_config, refus
 from expllm_jax.cli.parsing import Outcome, add_verb, natural, say, show
 from expllm_jax.errors import ExpllmError
 
+_WORDS = {"full": (84, 146), "brief": (30, 60)}  # the released texts' shortest and longest; what `brief` promises
+
 if TYPE_CHECKING:
+    from expllm_jax.cot import VerifierRules
     from expllm_jax.engine.narration import Narrator
     from expllm_jax.engine.run import EngineRun
 
 
 def _run(options: argparse.Namespace) -> Outcome:
-
-    from expllm_jax.cot import VerifierRules
     from expllm_jax.engine.loop import EngineConfig, ExpCotLoop
     from expllm_jax.engine.run import run_engine
     from expllm_jax.faces import BASIC_7, EXPRESSIONS
@@ -31,7 +32,7 @@ def _run(options: argparse.Namespace) -> Outcome:
         vocabulary=options.vocabulary,
         allowed=EXPRESSIONS if options.contempt else BASIC_7,
         seed=options.seed,
-        rules=VerifierRules(personal_words=options.personal_words),
+        rules=_rules(options),
     )
     narrator, concurrency = _narrator(options, folder)
     loop = ExpCotLoop(narrator, config, source.parent)
@@ -61,6 +62,22 @@ def _run(options: argparse.Namespace) -> Outcome:
             progress.close()
     _show(options, run)
     return Outcome(run.summary | {"folder": str(folder), "stopped": run.stopped}, 0 if run.complete else 1)
+
+
+def _rules(options: argparse.Namespace) -> VerifierRules:
+    """What a text must keep to: the offline narrator's to its own tables, a language model's to the values with the
+    freedom that the released texts take.
+    """
+    from dataclasses import replace
+
+    from expllm_jax.cot import FREE_TEXT, STRICT
+
+    words = _WORDS[options.style]
+    if options.narrator == "llm":
+        rules = replace(FREE_TEXT, words=words, one_label=True)
+    else:
+        rules = replace(STRICT, words=words)
+    return replace(rules, personal_words=options.personal_words)
 
 
 def _narrator(options: argparse.Namespace, folder: Path) -> tuple[Narrator, int]:
