@@ -24,8 +24,8 @@ def faces(count: int) -> list[Annotation]:
     made = []
     for number in range(count):
         label = LABELS[number % len(LABELS)]
-        units = {code: round(value + number % 13 / 100, 2) for code, value in PROTOTYPES[label].items()}
-        made.append(Annotation(f"face{number}.png", label, {"facs": {**units, "AU38": 0.1 + number // 52 / 100}}))
+        units = {code: round(value + number % 10 / 100, 2) for code, value in PROTOTYPES[label].items()}
+        made.append(Annotation(f"face{number}.png", label, {"facs": {**units, "AU38": 0.1 + number // 20 / 100}}))
     return made
 
 
