@@ -55,7 +55,10 @@ class ReplyCache:
         """The answer to a question, or None."""
         query = f"SELECT {_COLUMNS} FROM replies WHERE key = ?"
         row = await self._run(lambda: self._database.execute(query, (key,)).fetchone())
-        return None if row is None else Completion(*row[:4], bool(row[4]), row[5])
+        if row is None:
+            return None
+        content, finish_reason, tokens_in, tokens_out, estimated, cost = row
+        return Completion(content, finish_reason, tokens_in, tokens_out, bool(estimated), cost)
 
     async def put(self, key: str, model: str, reply: Completion) -> None:
         """Keeps an answer; when this returns, not even a power cut loses it. A key that is there stays as it is."""

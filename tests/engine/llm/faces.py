@@ -24,8 +24,8 @@ def faces(count: int) -> list[Annotation]:
     made = []
     for number in range(count):
         label = LABELS[number % len(LABELS)]
-        units = {code: round(value + number % 13 / 100, 2) for code, value in PROTOTYPES[label].items()}
-        made.append(Annotation(f"face{number}.png", label, {"facs": {**units, "AU38": 0.1 + number // 52 / 100}}))
+        units = {code: round(value + number % 10 / 100, 2) for code, value in PROTOTYPES[label].items()}
+        made.append(Annotation(f"face{number}.png", label, {"facs": {**units, "AU38": 0.1 + number // 20 / 100}}))
     return made
 
 
@@ -52,7 +52,7 @@ def units_of(user: str) -> dict[str, float]:
 
 
 def _describe(user: str) -> str:
-    names = [movement_of(code, FACS).name for code in units_of(user)]
+    names = [f"{movement_of(code, FACS).name} of {value:.0%}" for code, value in units_of(user).items()]
     before = len(re.findall(r"^Description \d", user, re.MULTILINE))  # each round has words of its own
     return f"{'On another look, the' if before else 'The'} face shows {', '.join(names)}{'!' * before}."
 

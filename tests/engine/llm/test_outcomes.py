@@ -127,13 +127,13 @@ BROKEN = {
     "no JSON": Sent(b"<html>bad gateway</html>", content_type="text/html"),
     "no choices": Sent(b"{}"),
     "cut short": Sent(completion("a face").body, cut=40),
-    "hangs": completion("late", hang=0.5),
+    "hangs": completion("Yes: but late.", hang=1.0),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_server_that_recovers_loses_nothing_and_one_that_does_not_is_tried_again(tmp_path, kind):
-    settings = {"timeout": 0.2, "retries": 1} if kind == "hangs" else {}
+    settings = {"timeout": 0.5, "retries": 1} if kind == "hangs" else {}
     annotations = faces(3)
 
     def broken(served):
