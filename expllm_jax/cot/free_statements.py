@@ -49,12 +49,12 @@ def find_free_statements(text: str, vocabulary: Vocabulary, start: int, end: int
         kinds = {word.kind for word in clause}
         if "part" not in kinds or "motion" not in kinds:
             continue
-        told: set[str] = set()  # "pulled upward" says it twice
+        told: set[tuple[str, bool]] = set()  # "pulled upward" says it twice
         for first, last, movement in _pairs(clause, movements):
             side, band, negated = _side(clause, first, last), _band(clause, first, last), _negated(clause, first, last)
             for code in codes_of.get(movement, ()):
-                if code not in told and (side == "both" or vocabulary.unit(code).side in ("both", side)):
-                    told.add(code)
+                if (code, negated) not in told and (side == "both" or vocabulary.unit(code).side in ("both", side)):
+                    told.add((code, negated))
                     statements.append(Statement(code, side, band, negated, clause[first].start, clause[last].end))
     return tuple(statements)
 
@@ -99,7 +99,9 @@ def _classified(token: str, start: int, end: int) -> _Word:
         return _Word("side", token, start, end)
     if token in NEGATORS:
         return _Word("no", token, start, end)
-    return _Word(token if token in ("and", "of") else "glue" if token in GLUE else "other", token, start, end)
+    if token in ("and", "of"):
+        return _Word(token, token, start, end)
+    return _Word("glue" if token in GLUE or token.endswith("ly") else "other", token, start, end)
 
 
 def _joined(clause: Sequence[_Word]) -> list[_Word]:
@@ -235,7 +237,7 @@ def _negated(clause: Sequence[_Word], first: int, last: int) -> bool:
         if word.kind != "no" or (place + 1 < len(clause) and clause[place + 1].value in ("only", "just", "solely")):
             continue
         if place <= last:
-            # "no jaw drop and raised brows" denies the first only; "the lack of tension is clear from raised brows" none.
+            # "no jaw drop and raised brows" denies the first only; "the lack of tension is clear in raised brows" none.
             if not any(between.value in ("and", "is", "are") for between in clause[place:first]):
                 return True
         elif all(between.kind == "glue" for between in clause[last + 1 : place]):

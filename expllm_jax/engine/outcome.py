@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -31,6 +32,10 @@ class Outcome:
         text.
         """
         return {"annotation": self.annotation.to_json(), **self._course()}
+
+    def dead_letter_line(self) -> str:
+        """The line of the dead-letter file, with its line end."""
+        return json.dumps(self.dead_letter(), ensure_ascii=False) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """All that the loop added to the annotation it was given, plain JSON values."""

@@ -189,7 +189,7 @@ def _write_results(
                     yield outcome.annotation
                     continue
                 rejected_for.update({finding.code for finding in outcome.findings})
-                dead_letters.write(json.dumps(outcome.dead_letter(), ensure_ascii=False) + "\n")
+                dead_letters.write(outcome.dead_letter_line())
 
         write_annotation_stream(folder / _TEXTS[form], accepted())
     ended = sum(classes.values(), start=Counter())
