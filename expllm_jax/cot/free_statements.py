@@ -24,6 +24,7 @@ from expllm_jax.faces import Side, Vocabulary
 
 _REACH = 7  # words between a part and what it does
 _BAND_REACH = 3  # words from there to a word of intensity
+_DENIAL_REACH = 12  # words
 _COMPARING = frozenset({"more", "most", "less", "least"})
 _ARTICLES = frozenset({"the", "a", "an"})
 
@@ -237,7 +238,7 @@ def _belongs_to_others(clause: Sequence[_Word], place: int) -> bool:
         return True
     if not clause[place].adverb and any(word.kind == "other" for word in clause[place + 1 : place + 2]):
         return True  # "is a strong sign"
-    for word in clause[place + 1 :]:
+    for word in clause[place + 1 : place + 1 + _REACH]:
         if word.kind in ("part", "motion"):
             return True
         if word.kind not in ("glue", "of", "side"):
@@ -246,7 +247,8 @@ def _belongs_to_others(clause: Sequence[_Word], place: int) -> bool:
 
 
 def _negated(clause: Sequence[_Word], first: int, last: int) -> bool:
-    for place, word in enumerate(clause[: last + 4]):
+    for place in range(max(0, first - _DENIAL_REACH), min(len(clause), last + 4)):
+        word = clause[place]
         if word.kind != "no" or (place + 1 < len(clause) and clause[place + 1].value in ("only", "just", "solely")):
             continue
         if place <= last:
