@@ -22,6 +22,7 @@ from expllm_jax.cot.grammar import (
 from expllm_jax.cot.lexicon import MOVEMENTS, Movement, codes_of_movements, movement_of
 from expllm_jax.cot.mirror import mirror_text
 from expllm_jax.cot.statements import ParsedCot, Statement, find_statements, parse_cot, stated_units
+from expllm_jax.cot.verified_texts import VerifiedTexts
 from expllm_jax.cot.verifier import verify
 from expllm_jax.cot.verifier_rules import FREE_TEXT, STRICT, VerifierRules
 
@@ -42,6 +43,7 @@ __all__ = [
     "Parts",
     "Statement",
     "UnparsableAnswer",
+    "VerifiedTexts",
     "VerifierRules",
     "band",
     "band_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from expllm_jax.cot.check_form import Part
@@ -19,6 +20,7 @@ _TIE = re.compile(
     r"|indicat(?:es?|ing)|signals?)\b",
     re.IGNORECASE,
 )
+_REACH = 200  # characters after a tie in which the expressions stand
 _SENTENCE_END = re.compile(r"(?<!\d)\.|\.(?!\d)|[;!?\n]")
 
 
@@ -29,17 +31,19 @@ def check_associations(
 
     Of several movements before the tie each must go with the expression.
     """
-    since = part.start
+    since, starts = part.start, [statement.start for statement in statements]
     for tie in _TIE.finditer(text, part.start, part.end):
         for sentence_end in _SENTENCE_END.finditer(text, since, tie.start()):
             since = sentence_end.end()
-        tied = [s for s in statements if since <= s.start and s.end <= tie.start() and not s.negated]
+        before = statements[bisect_left(starts, since) : bisect_left(starts, tie.start())]
+        tied = [statement for statement in before if statement.end <= tie.start() and not statement.negated]
         since = tie.end()
         if not tied or is_denied(text, tie.start(), since=tied[-1].end):
             continue
-        stop = _SENTENCE_END.search(text, tie.end(), part.end)
-        next_unit = min((s.start for s in statements if s.start >= tie.end()), default=part.end)
-        end = min(stop.start() if stop else part.end, next_unit)
+        following = bisect_left(starts, tie.end())
+        end = min(part.end, tie.end() + _REACH, *starts[following : following + 1])
+        stop = _SENTENCE_END.search(text, tie.end(), end)
+        end = stop.start() if stop else end
         for naming in namings(text, tie.end(), end, allowed, loose=False):
             stranger = None if naming.denied else _stranger(tied, naming.label, vocabulary)
             if stranger is not None:

@@ -15,7 +15,7 @@ _WORDS = {
     "ethnicity": r"asian|african|caucasian|hispanic|latin[oa]|indian|chinese|japanese|korean|european|american"
     r"|arab(?:ic)?|middle[- ]eastern|(?:black|white|brown)(?=\s+(?:person|people|individual|skin|face))"
     r"|ethnic(?:ity)?|race|racial|skin (?:tone|colou?r)|(?:dark|light|fair|pale)[- ]skinned",
-    "identity": r"celebrity|actor|actress|politician|famous|named|identity of",
+    "identity": r"celebrity|actor|actress|politician|famous|identity of",
 }
 _PERSONAL = re.compile(
     rf"(?<![\w'’-])(?:{'|'.join(f'(?P<{about}>{words})' for about, words in _WORDS.items())})(?![\w-])", re.IGNORECASE

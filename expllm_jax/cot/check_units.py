@@ -76,6 +76,7 @@ def _stated_wrongly(
     if (
         unit.mirror != unit.code
         and told_of_sides
+        and other >= rules.shown_from
         and _fits(other, statement.band, rules)
         and abs(other - value) > _TELLING
     ):

@@ -82,12 +82,12 @@ REPORTING = frozenset(
     " reflect reflects reflecting signify signifies signifying mean means meaning denote denotes denoting point"
     " points pointing reinforce reinforces reinforcing support supports supporting enhance enhances enhancing"
     " evoke evokes evoking express expresses expressing represent represents representing contribute contributes"
-    " contributing contrast contrasts contrasting associated typical typically characteristic linked often"
-    " commonly resembling resembles rather instead expected usually might may could would which".split()
+    " contributing contrast contrasts contrasting associated typical characteristic linked resembling resembles"
+    " rather instead expected might may could would which".split()
 )
 """Words after which a clause that has told of the face says what it means by that."""
 
-EXAMPLES = frozenset("such like unlike if when whenever".split())
+EXAMPLES = frozenset("such like unlike if when whenever often usually commonly typically".split())
 """Words after which a clause speaks of what a face might show."""
 
 CLAUSE_WORDS = frozenset("while but whereas although though yet however despite except".split())

@@ -24,6 +24,9 @@ from expllm_jax.faces import Side, Vocabulary
 
 _REACH = 7  # words between a part and what it does
 _BAND_REACH = 3  # words from there to a word of intensity
+_DENIAL_REACH = 12  # words
+_COMPARING = frozenset({"more", "most", "less", "least"})
+_ARTICLES = frozenset({"the", "a", "an"})
 
 
 class _Word(NamedTuple):
@@ -31,6 +34,7 @@ class _Word(NamedTuple):
     value: str
     start: int
     end: int
+    adverb: bool = False
 
 
 def find_free_statements(text: str, vocabulary: Vocabulary, start: int, end: int) -> tuple[Statement, ...]:
@@ -94,7 +98,7 @@ def _classified(token: str, start: int, end: int) -> _Word:
     if token in MOTIONS:
         return _Word("motion", MOTIONS[token], start, end)
     if token in BANDS_OF_WORDS:
-        return _Word("band", BANDS_OF_WORDS[token], start, end)
+        return _Word("band", BANDS_OF_WORDS[token], start, end, token.endswith("ly"))
     if token in ("left", "right"):
         return _Word("side", token, start, end)
     if token in NEGATORS:
@@ -135,7 +139,7 @@ def _joined(clause: Sequence[_Word]) -> list[_Word]:
 def _pairs(clause: Sequence[_Word], movements: Mapping[tuple[str, str], str]) -> Iterator[tuple[int, int, str]]:
     """(first word, last word, movement) of every part and motion in a clause that go together."""
     for position, word in enumerate(clause):
-        if word.kind != "motion" or (word.value == "pull" and _turns_down(clause, position)):
+        if word.kind != "motion" or _is_overruled(clause, position):
             continue
         for found in _parts_of_motion(clause, position):
             movement = movements.get((clause[found].value, word.value))
@@ -143,8 +147,12 @@ def _pairs(clause: Sequence[_Word], movements: Mapping[tuple[str, str], str]) ->
                 yield min(position, found), max(position, found), movement
 
 
-def _turns_down(clause: Sequence[_Word], position: int) -> bool:
-    return any(word.value == "down" for word in clause[max(0, position - 2) : position + 3])
+def _is_overruled(clause: Sequence[_Word], position: int) -> bool:
+    """Whether a motion only colours another: "pulled downward" is no pull of a smile, "upward stretch" is no raise."""
+    value = clause[position].value
+    if value == "pull":
+        return any(word.value == "down" for word in clause[max(0, position - 2) : position + 3])
+    return value == "up" and any(word.value == "stretch" for word in clause[position + 1 : position + 2])
 
 
 def _parts_of_motion(clause: Sequence[_Word], position: int) -> list[int]:
@@ -204,27 +212,33 @@ def _side(clause: Sequence[_Word], first: int, last: int) -> Side:
 
 def _band(clause: Sequence[_Word], first: int, last: int) -> str | None:
     """The band that a word between part and motion names, else one just before, else one just after."""
-    if any(word.value in ("more", "most", "less", "least") for word in clause[max(0, first - _BAND_REACH) : last + 1]):
+    if any(word.value in _COMPARING for word in clause[max(0, first - _BAND_REACH) : last + 1]):
         return None  # a comparison tells no intensity
     inside = {word.value for word in clause[first : last + 1] if word.kind == "band"}
     if inside:
         return inside.pop() if len(inside) == 1 else None
     for place in range(first - 1, max(-1, first - 1 - _BAND_REACH), -1):
         if clause[place].kind == "band":
-            return clause[place].value
+            # "notably the closed eyes" tells no intensity
+            sets_off = clause[place].adverb and any(word.value in _ARTICLES for word in clause[place + 1 : first])
+            return None if sets_off else clause[place].value
         if clause[place].kind not in ("glue", "side", "of"):
             break
     for place in range(last + 1, min(len(clause), last + 1 + _BAND_REACH)):
         if clause[place].kind == "band":
-            return None if _tells_more(clause[place + 1 :]) else clause[place].value
+            return None if _belongs_to_others(clause, place) else clause[place].value
         if clause[place].kind != "glue":
             break
     return None
 
 
-def _tells_more(words: Sequence[_Word]) -> bool:
-    """Whether a part or motion follows, to which a word of intensity before these words belongs."""
-    for word in words:
+def _belongs_to_others(clause: Sequence[_Word], place: int) -> bool:
+    """Whether a word of intensity after a unit is about what follows it, or only compares."""
+    if clause[place - 1].value in _COMPARING:
+        return True
+    if not clause[place].adverb and any(word.kind == "other" for word in clause[place + 1 : place + 2]):
+        return True  # "is a strong sign"
+    for word in clause[place + 1 : place + 1 + _REACH]:
         if word.kind in ("part", "motion"):
             return True
         if word.kind not in ("glue", "of", "side"):
@@ -233,7 +247,8 @@ def _tells_more(words: Sequence[_Word]) -> bool:
 
 
 def _negated(clause: Sequence[_Word], first: int, last: int) -> bool:
-    for place, word in enumerate(clause[: last + 4]):
+    for place in range(max(0, first - _DENIAL_REACH), min(len(clause), last + 4)):
+        word = clause[place]
         if word.kind != "no" or (place + 1 < len(clause) and clause[place + 1].value in ("only", "just", "solely")):
             continue
         if place <= last:

@@ -135,14 +135,14 @@ def _negated(text: str, mentions: Sequence[_Mention], start: int) -> list[bool]:
         negated.append(inside or before or is_denied_after(text, mention.end))
         if inside or not negated[position]:
             reach = mention.end
-    for first in range(len(mentions)):
-        if negated[first]:
-            _extend_denial(text, mentions, negated, first)
+    first = 0
+    while first < len(mentions):
+        first = (_extend_denial(text, mentions, negated, first) if negated[first] else first) + 1
     return negated
 
 
-def _extend_denial(text: str, mentions: Sequence[_Mention], negated: list[bool], first: int) -> None:
-    """Carries a denial over a list with commas, provided that the list ends in an "or" or "nor"."""
+def _extend_denial(text: str, mentions: Sequence[_Mention], negated: list[bool], first: int) -> int:
+    """Carries a denial over a list with commas, provided that the list ends in an "or" or "nor"; returns its last."""
     last = first
     for position in range(first + 1, len(mentions)):
         link = _LIST_LINK.fullmatch(text, mentions[position - 1].end, mentions[position].start)
@@ -151,6 +151,7 @@ def _extend_denial(text: str, mentions: Sequence[_Mention], negated: list[bool],
         if link[2]:
             last = position
     negated[first : last + 1] = [True] * (last + 1 - first)
+    return last
 
 
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)

@@ -84,7 +84,7 @@ FREE_TEXT = VerifierRules(
     shown_from=0.01,
     denied_below=0.15,
     omitted_from=None,
-    intensity_slack=0.2,
+    intensity_slack=0.25,
     high_words_are_open=True,
     unsided_means_both=False,
     unsided_units_may_have_sides=True,
@@ -92,5 +92,5 @@ FREE_TEXT = VerifierRules(
     one_label=False,
 )
 """For texts that people or language models wrote in words of their own. The slack is what the released texts need: of
-the values quoted beside a word for "slight", a tenth lies above 0.385, and of those beside "significant" a tenth below
-0.123."""
+the values quoted there beside a word for "slight" a tenth lies above 0.385, of those beside one for "moderate" a tenth
+above 0.535, and of those beside one for "significant" a tenth below 0.123."""

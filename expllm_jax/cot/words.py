@@ -23,9 +23,13 @@ _DENIED_AFTER = re.compile(
 )
 
 
+_LONGEST_CLAUSE = 400
+"""Characters. A text of one endless clause would otherwise be read from its start for every word of it."""
+
+
 def clause_before(text: str, position: int, since: int = 0) -> str:
     """The words between ``position`` and the start of its clause, at most back to ``since``."""
-    start = since
+    start = since = max(since, position - _LONGEST_CLAUSE)
     for match in _CLAUSE_END.finditer(text, since, position):
         start = match.end()
     return text[start:position]
