@@ -168,7 +168,8 @@ class TextStatistics:
         return {
             "texts": self.texts,
             "vocabulary": self.vocabulary,
-            "words": {"mean": statistics.fmean(self.words), "median": self.median_words, "min": min(self.words), "max": max(self.words)},
+            "words": {"mean": statistics.fmean(self.words), "median": self.median_words,
+                      "min": min(self.words), "max": max(self.words)},
             "three_parts": self.three_parts,
             **{f"distinct_{length}": _plain(value) for length, value in self.distinct.items()},
             "self_bleu": _plain(self.self_bleu),
