@@ -66,7 +66,7 @@ def find_free_statements(text: str, vocabulary: Vocabulary, start: int, end: int
 def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:
     """The clauses as words, each up to where it turns from the face to its meaning."""
     clause: list[_Word] = []
-    depth, told, silent = 0, False, False
+    depth, told, silent, missing = 0, False, False, False
     for match in TOKEN.finditer(text, start, end):
         token = match[0].lower()
         if token in "()":
@@ -75,13 +75,14 @@ def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:
             continue
         elif token in ".,;:!?\n—–" or token in CLAUSE_WORDS:
             yield _joined(clause)
-            clause, told, silent = [], False, False
+            missing = missing and token not in ".!?\n"  # "Missing: lid raise, jaw drop."
+            clause, told, silent = [], False, missing
         elif not silent:
             word = _classified(token, match.start(), match.end())
             if token == "by" and clause and text[clause[-1].start : clause[-1].end].lower() == "marked":
                 clause[-1] = clause[-1]._replace(kind="other", value="marked")  # "marked by" tells no intensity
-            if token in EXAMPLES:
-                silent = True
+            if token in EXAMPLES or token == "missing":
+                silent, missing = True, missing or token == "missing"
             elif token in REPORTING and (told or not clause):
                 silent = True
                 if clause and clause[-1].kind == "band":
