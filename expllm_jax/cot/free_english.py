@@ -41,7 +41,7 @@ MOTIONS: Mapping[str, str] = MappingProxyType(
             "up": "raise raised raises raising elevate elevated elevates elevating elevation elevations lift lifted"
             " lifts lifting uplift uplifted uplifting upward upwards upwardly upturn upturned upturning arched arching"
             " arch",
-            "down": "lowered lowering lowers furrowed furrowing furrow knitted knit downward downwards downwardly"
+            "down": "down lowered lowering lowers furrowed furrowing furrow knitted knit downward downwards downwardly"
             "downturned downturn drooping droop drooped depressed depression depress depresses drop dropped"
             " dropping drops drawn-down lowerings",
             "close": "close closed closes closing closure closures shut",

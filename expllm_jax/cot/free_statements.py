@@ -26,6 +26,7 @@ _REACH = 7  # words between a part and what it does
 _BAND_REACH = 3  # words from there to a word of intensity
 _DENIAL_REACH = 12  # words
 _COMPARING = frozenset({"more", "most", "less", "least"})
+_FIXED = frozenset({("marked", "by"), ("close", "to")})  # tell no intensity and no motion
 _ARTICLES = frozenset({"the", "a", "an"})
 
 
@@ -79,8 +80,8 @@ def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:
             clause, told, silent = [], False, missing
         elif not silent:
             word = _classified(token, match.start(), match.end())
-            if token == "by" and clause and text[clause[-1].start : clause[-1].end].lower() == "marked":
-                clause[-1] = clause[-1]._replace(kind="other", value="marked")  # "marked by" tells no intensity
+            if clause and (text[clause[-1].start : clause[-1].end].lower(), token) in _FIXED:
+                clause[-1] = clause[-1]._replace(kind="other", value="")
             if token in EXAMPLES or token == "missing":
                 silent, missing = True, missing or token == "missing"
             elif token in REPORTING and (told or not clause):
