@@ -134,6 +134,8 @@ _SHARED: Mapping[tuple[str, str], str] = {
     ("corner", "up"): "lip corner pull",
     ("corner", "pull"): "lip corner pull",
     ("corner", "stretch"): "lip corner stretch",
+    ("corner", "slide"): "lip corner stretch",
+    ("lip", "slide"): "lip corner stretch",
     ("lip", "stretch"): "lip corner stretch",
     ("mouth", "pucker"): "lip pucker",
     ("lip", "pucker"): "lip pucker",

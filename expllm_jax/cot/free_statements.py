@@ -26,7 +26,9 @@ _REACH = 7  # words between a part and what it does
 _BAND_REACH = 3  # words from there to a word of intensity
 _DENIAL_REACH = 12  # words
 _COMPARING = frozenset({"more", "most", "less", "least"})
-_FIXED = frozenset({("marked", "by"), ("close", "to")})  # tell no intensity and no motion
+_FIXED = frozenset(
+    {("marked", "by"), ("close", "to"), ("pulls", "in"), ("pulls", "elsewhere")}
+)  # tell no intensity and no motion
 _ARTICLES = frozenset({"the", "a", "an"})
 
 
@@ -150,10 +152,11 @@ def _pairs(clause: Sequence[_Word], movements: Mapping[tuple[str, str], str]) ->
 
 
 def _is_overruled(clause: Sequence[_Word], position: int) -> bool:
-    """Whether a motion only colours another: "pulled downward" is no pull of a smile, "upward stretch" is no raise."""
+    """Whether a motion only colours another: "pulled downward" and "pulled sideways" are no pull of a
+    smile, "upward stretch" is no raise."""
     value = clause[position].value
     if value == "pull":
-        return any(word.value == "down" for word in clause[max(0, position - 2) : position + 3])
+        return any(word.value in ("down", "slide") for word in clause[max(0, position - 2) : position + 3])
     return value == "up" and any(word.value == "stretch" for word in clause[position + 1 : position + 2])
 
 
@@ -192,6 +195,8 @@ def _coordinated(clause: Sequence[_Word], found: int, step: int) -> list[int]:
         if not (linked and 0 <= place < len(clause) and clause[place].kind == "part"):
             return places
         beyond = place + step
+        while 0 <= beyond < len(clause) and clause[beyond].kind in ("side", "glue"):
+            beyond += step
         if 0 <= beyond < len(clause) and clause[beyond].kind in ("motion", "of"):
             return places  # that part has a motion of its own
         places.append(place)
