@@ -136,6 +136,8 @@ _SHARED: Mapping[tuple[str, str], str] = {
     ("corner", "stretch"): "lip corner stretch",
     ("corner", "slide"): "lip corner stretch",
     ("lip", "slide"): "lip corner stretch",
+    ("lip", "up"): "lip corner pull",
+    ("mouth", "up"): "lip corner pull",
     ("lip", "stretch"): "lip corner stretch",
     ("mouth", "pucker"): "lip pucker",
     ("lip", "pucker"): "lip pucker",

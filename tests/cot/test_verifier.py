@@ -142,6 +142,28 @@ class TestUnits:
         assert codes(told.replace("left ", ""), {"FEAFA7": 0.7, "FEAFA8": 0.02}, **known) == ["wrong-side"]
         assert codes(told.replace("left ", ""), {"FEAFA7": 0.7, "FEAFA8": 0.02}, rules=FREE_TEXT, **known) == []
 
+    @pytest.mark.parametrize(
+        ("told", "wrong"),
+        [
+            ("The left and right brows are raised.", 0),
+            ("The left and left brows are raised.", 1),
+            ("The brows are raised (left: 0.7, right: 0.6).", 0),
+            ("The brows are raised (left: 0.6, left: 0.7).", 1),
+            ("The brows are raised, with 0.7 for the left and 0.6 for the right.", 0),
+            ("The brows are raised, with 0.6 for the right and 0.7 for the right.", 1),
+            ("The left brow is raised, while the right brow is raised less.", 0),
+            ("The right brow is raised, while the right side is raised more.", 1),
+            ("The right brow is raised, while the right eye shows nothing.", 0),
+            ("The right brow raise at 0.7 is clear.", 1),
+            ("The left brow raise at 0.7 is clear.", 0),
+        ],
+    )
+    def test_left_and_right_are_told_apart(self, told, wrong):
+        units = {"FEAFA7": 0.7, "FEAFA8": 0.6, "FEAFA2": 0.604, "FEAFA1": 0.702, "FEAFA13": 0.7}
+        known = {"vocabulary": FEAFA_24, "expression": "Surprise", "rules": FREE_TEXT}
+        found_codes = codes(text(told, "It is so.", "It is surprise."), units, **known)
+        assert set(found_codes) == ({"wrong-side"} if wrong else set())
+
     def test_a_side_that_the_values_do_not_tell(self):
         told = text(OBSERVED.replace("moderate", "moderate left"))
         assert codes(told) == ["wrong-side"]

@@ -31,6 +31,8 @@ def both(name: str, band: str | None = None, *, no: bool = False) -> dict[str, s
         ("A subtle lifting of the brows is noted.", both("brow raise", "slight")),
         ("It features partially closed eyes.", both("eye")),
         ("The lip corners are strongly pulled upward.", both("corner", "strong")),
+        ("The lips are pulled upward.", both("corner")),
+        ("A sideways pull of the left lip corner shows.", {"FEAFA14": "left None"}),
         ("There is an upward curve at the corners of the mouth.", both("corner")),
         ("The eyelids and the brows are raised.", both("lid") | both("brow raise")),
         ("Lowered brows and closed eyes dominate.", both("brow lower") | both("eye")),
