@@ -66,12 +66,13 @@ def check_stronger_side(
     text: str, part: Part, statements: Sequence[Statement], units: Mapping[str, float], vocabulary: Vocabulary
 ) -> Iterator[Finding]:
     """Findings where a unit is said to be stronger on the side that shows it less."""
-    ends = [statement.end for statement in statements]
+    ordered = sorted(statements, key=lambda statement: statement.end)
+    ends = [statement.end for statement in ordered]
     for match in _STRONGER.finditer(text, part.start, part.end):
         last = bisect_right(ends, match.start()) - 1
         if last < 0 or match.start() - ends[last] > _FOLLOWS or "." in text[ends[last] : match.start()]:
             continue
-        unit = vocabulary.unit(statements[last].code)
+        unit = vocabulary.unit(ordered[last].code)
         if unit.mirror == unit.code:
             continue
         named, other = (unit.code, unit.mirror) if unit.side == match[1].lower() else (unit.mirror, unit.code)
