@@ -45,7 +45,8 @@ def check_form(text: str, rules: VerifierRules) -> tuple[list[Finding], dict[int
     """The findings about form, and the parts by their kind (0, 1, 2), as far as they are there."""
     found: list[Finding] = []
     first: dict[int, Part] = {}
-    for part in parts_of(text):
+    parts = parts_of(text)
+    for part in parts:
         if part.kind is None or part.kind in first:
             found.append(_extra(part))
         else:
@@ -60,7 +61,7 @@ def check_form(text: str, rules: VerifierRules) -> tuple[list[Finding], dict[int
             found.append(Finding("empty-part", first[kind].heading_start, first[kind].end, reason))
     found += _order(first)
     if rules.exact_headings:
-        found += _exactness(text, first)
+        found += _exactness(text, first, parts)
     if rules.words is not None:
         found += _length(text, *rules.words)
     return found, first
@@ -81,12 +82,12 @@ def _order(first: dict[int, Part]) -> Iterator[Finding]:
             return
 
 
-def _exactness(text: str, first: dict[int, Part]) -> Iterator[Finding]:
+def _exactness(text: str, first: dict[int, Part], parts: tuple[Part, ...]) -> Iterator[Finding]:
     for kind, part in first.items():
         if not _EXACT[kind].match(text, part.heading_start):
             yield Finding("inexact-heading", part.heading_start, part.start, f"Write this heading as {HEADINGS[kind]}")
     if "**" in text:
-        headed = {part.heading_start for part in first.values()}
+        headed = {part.heading_start for part in parts if part.kind is not None}
         for bold in _BOLD.finditer(text):
             if bold.start() not in headed:
                 yield Finding(

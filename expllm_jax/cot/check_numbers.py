@@ -25,6 +25,7 @@ _SIDE_BEFORE = re.compile(
 )
 _SIDE_AFTER = re.compile(r"\)?\s?\(?(?:(?:for|on|in|at)\s)?(?:the\s|its\s)?(left|right)\b(?!\sand\b)", re.IGNORECASE)
 _LOOK_BACK = 40
+_BINARY = 1e-9  # what decimals lose in binary
 
 
 class Quoted(NamedTuple):
@@ -50,7 +51,7 @@ def quoted_numbers(text: str, vocabulary: Vocabulary) -> tuple[Quoted, ...]:
 
 def matches_a_value(quoted: Quoted, units: Mapping[str, float], tolerance: float) -> bool:
     """Whether any unit has the value that is quoted."""
-    return any(abs(value - quoted.value) <= tolerance for value in units.values())
+    return any(abs(value - quoted.value) <= tolerance + _BINARY for value in units.values())
 
 
 def check_codes(text: str, vocabulary: Vocabulary) -> Iterator[Finding]:
@@ -69,7 +70,7 @@ def check_quoted(text: str, units: Mapping[str, float], vocabulary: Vocabulary, 
     for quoted in quoted_numbers(text, vocabulary):
         if quoted.code is not None:
             value = units.get(quoted.code, 0.0)
-            if abs(value - quoted.value) > tolerance:
+            if abs(value - quoted.value) > tolerance + _BINARY:
                 reason = f"{quoted.code} is {value:.2f}, not {quoted.value:g}."
                 yield Finding("wrong-number", quoted.start, quoted.end, reason)
         elif not matches_a_value(quoted, units, tolerance):
@@ -94,6 +95,6 @@ def _side_of(text: str, behind: str, number: re.Match[str]) -> Side:
 
 def _on_side(quoted: Quoted, units: Mapping[str, float], vocabulary: Vocabulary, tolerance: float) -> bool:
     return any(
-        abs(value - quoted.value) <= tolerance and vocabulary.unit(code).side in ("both", quoted.side)
+        abs(value - quoted.value) <= tolerance + _BINARY and vocabulary.unit(code).side in ("both", quoted.side)
         for code, value in units.items()
     )

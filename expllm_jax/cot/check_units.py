@@ -98,7 +98,8 @@ def _fits(value: float, band_name: str | None, rules: VerifierRules) -> bool:
     low, high = _RANGES[band_name]
     if rules.high_words_are_open and band_name == _SIGNIFICANT:
         high = 1.0
-    return low - rules.intensity_slack <= value <= high + rules.intensity_slack
+    slack = rules.intensity_slack + 1e-9  # for what decimals lose in binary
+    return low - slack <= value <= high + slack
 
 
 def _is_shown(value: float, band_name: str | None, rules: VerifierRules) -> bool:

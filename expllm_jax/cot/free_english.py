@@ -27,6 +27,7 @@ PARTS: Mapping[str, str] = MappingProxyType(
             "chin": "chin",
             "cheek": "cheek cheeks",
             "nose": "nose",
+            "nostril": "nostril nostrils",
         }.items()
         for form in forms.split()
     }
@@ -40,7 +41,7 @@ MOTIONS: Mapping[str, str] = MappingProxyType(
             "up": "raise raised raises raising elevate elevated elevates elevating elevation elevations lift lifted"
             " lifts lifting uplift uplifted uplifting upward upwards upwardly upturn upturned upturning arched arching"
             " arch",
-            "down": "lowered lowering lowers furrowed furrowing furrow knitted knit downward downwards downwardly"
+            "down": "down lowered lowering lowers furrowed furrowing furrow knitted knit downward downwards downwardly"
             "downturned downturn drooping droop drooped depressed depression depress depresses drop dropped"
             " dropping drops drawn-down lowerings",
             "close": "close closed closes closing closure closures shut",
@@ -53,6 +54,13 @@ MOTIONS: Mapping[str, str] = MappingProxyType(
             "puff": "puff puffed puffs puffing puffiness",
             "wrinkle": "wrinkle wrinkled wrinkles wrinkling scrunch scrunched scrunching",
             "thrust": "thrust thrusts thrusting forward protrusion protruding protruded",
+            "press": "press pressed presses pressing",
+            "tighten": "tighten tightened tightens tightening",
+            "part": "parted parting",
+            "funnel": "funnel funneled funneling",
+            "bite": "bite bitten biting bites",
+            "flare": "flare flared flares flaring dilated",
+            "tuck": "tucked tucking dimpled dimpling",
             "slide": "slide slides sliding lateral laterally sideways leftward rightward",
         }.items()
         for form in forms.split()
@@ -83,11 +91,11 @@ REPORTING = frozenset(
     " points pointing reinforce reinforces reinforcing support supports supporting enhance enhances enhancing"
     " evoke evokes evoking express expresses expressing represent represents representing contribute contributes"
     " contributing contrast contrasts contrasting associated typical characteristic linked resembling resembles"
-    " rather instead expected might may could would which".split()
+    " rather instead expected might may could which".split()
 )
 """Words after which a clause that has told of the face says what it means by that."""
 
-EXAMPLES = frozenset("such like unlike if when whenever often usually commonly typically".split())
+EXAMPLES = frozenset("such like unlike if when whenever often usually commonly typically would".split())
 """Words after which a clause speaks of what a face might show."""
 
 CLAUSE_WORDS = frozenset("while but whereas although though yet however despite except".split())
@@ -119,15 +127,17 @@ _SHARED: Mapping[tuple[str, str], str] = {
     ("eye", "squint"): "eye closure",
     ("nose", "wrinkle"): "nose wrinkling",
     ("cheek", "puff"): "cheek puff",
-    ("cheek", "up"): "cheek raise",
     ("upper lip", "up"): "upper lip raise",
     ("upper lip", "suck"): "upper lip suck",
     ("lower lip", "down"): "lower lip depression",
     ("lower lip", "suck"): "lower lip suck",
     ("corner", "up"): "lip corner pull",
     ("corner", "pull"): "lip corner pull",
-    ("corner", "down"): "lip corner depression",
     ("corner", "stretch"): "lip corner stretch",
+    ("corner", "slide"): "lip corner stretch",
+    ("lip", "slide"): "lip corner stretch",
+    ("lip", "up"): "lip corner pull",
+    ("mouth", "up"): "lip corner pull",
     ("lip", "stretch"): "lip corner stretch",
     ("mouth", "pucker"): "lip pucker",
     ("lip", "pucker"): "lip pucker",
@@ -137,10 +147,27 @@ _SHARED: Mapping[tuple[str, str], str] = {
     ("jaw", "thrust"): "jaw thrust",
 }
 
+_FACS_ALONE: Mapping[tuple[str, str], str] = {
+    ("eye", "squint"): "lid tightening",
+    ("eye", "tighten"): "lid tightening",
+    ("lid", "tighten"): "lid tightening",
+    ("cheek", "up"): "cheek raise",
+    ("corner", "down"): "lip corner depression",
+    ("corner", "tuck"): "lip dimpling",
+    ("lip", "press"): "lip press",
+    ("lip", "tighten"): "lip tightening",
+    ("lip", "part"): "lip parting",
+    ("lip", "funnel"): "lip funnel",
+    ("lip", "bite"): "lip bite",
+    ("lip", "suck"): "lip suck",
+    ("mouth", "stretch"): "mouth stretch",
+    ("nostril", "flare"): "nostril dilation",
+}
+
 MOVEMENT_OF: Mapping[str, Mapping[tuple[str, str], str]] = MappingProxyType(
     {
         FEAFA_24.name: MappingProxyType(_SHARED),
-        FACS.name: MappingProxyType({**_SHARED, ("eye", "squint"): "lid tightening"}),
+        FACS.name: MappingProxyType({**_SHARED, **_FACS_ALONE}),
     }
 )
 """Vocabulary -> (part, what it does) -> movement of the lexicon. FEAFA has no name for some of the movements."""

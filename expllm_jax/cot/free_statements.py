@@ -26,6 +26,9 @@ _REACH = 7  # words between a part and what it does
 _BAND_REACH = 3  # words from there to a word of intensity
 _DENIAL_REACH = 12  # words
 _COMPARING = frozenset({"more", "most", "less", "least"})
+_FIXED = frozenset(
+    {("marked", "by"), ("close", "to"), ("pulls", "in"), ("pulls", "elsewhere")}
+)  # tell no intensity and no motion
 _ARTICLES = frozenset({"the", "a", "an"})
 
 
@@ -66,7 +69,7 @@ def find_free_statements(text: str, vocabulary: Vocabulary, start: int, end: int
 def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:
     """The clauses as words, each up to where it turns from the face to its meaning."""
     clause: list[_Word] = []
-    depth, told, silent = 0, False, False
+    depth, told, silent, missing = 0, False, False, False
     for match in TOKEN.finditer(text, start, end):
         token = match[0].lower()
         if token in "()":
@@ -75,13 +78,14 @@ def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:
             continue
         elif token in ".,;:!?\n—–" or token in CLAUSE_WORDS:
             yield _joined(clause)
-            clause, told, silent = [], False, False
+            missing = missing and token not in ".!?\n"  # "Missing: lid raise, jaw drop."
+            clause, told, silent = [], False, missing
         elif not silent:
             word = _classified(token, match.start(), match.end())
-            if token == "by" and clause and text[clause[-1].start : clause[-1].end].lower() == "marked":
-                clause[-1] = clause[-1]._replace(kind="other", value="marked")  # "marked by" tells no intensity
-            if token in EXAMPLES:
-                silent = True
+            if clause and (text[clause[-1].start : clause[-1].end].lower(), token) in _FIXED:
+                clause[-1] = clause[-1]._replace(kind="other", value="")
+            if token in EXAMPLES or token == "missing":
+                silent, missing = True, missing or token == "missing"
             elif token in REPORTING and (told or not clause):
                 silent = True
                 if clause and clause[-1].kind == "band":
@@ -148,10 +152,11 @@ def _pairs(clause: Sequence[_Word], movements: Mapping[tuple[str, str], str]) ->
 
 
 def _is_overruled(clause: Sequence[_Word], position: int) -> bool:
-    """Whether a motion only colours another: "pulled downward" is no pull of a smile, "upward stretch" is no raise."""
+    """Whether a motion only colours another: "pulled downward" and "pulled sideways" are no pull of a
+    smile, "upward stretch" is no raise."""
     value = clause[position].value
     if value == "pull":
-        return any(word.value == "down" for word in clause[max(0, position - 2) : position + 3])
+        return any(word.value in ("down", "slide") for word in clause[max(0, position - 2) : position + 3])
     return value == "up" and any(word.value == "stretch" for word in clause[position + 1 : position + 2])
 
 
@@ -190,6 +195,8 @@ def _coordinated(clause: Sequence[_Word], found: int, step: int) -> list[int]:
         if not (linked and 0 <= place < len(clause) and clause[place].kind == "part"):
             return places
         beyond = place + step
+        while 0 <= beyond < len(clause) and clause[beyond].kind in ("side", "glue"):
+            beyond += step
         if 0 <= beyond < len(clause) and clause[beyond].kind in ("motion", "of"):
             return places  # that part has a motion of its own
         places.append(place)

@@ -14,10 +14,11 @@ from expllm_jax.cot.check_form import Part, check_form
 from expllm_jax.cot.check_labels import check_conclusion, check_observations_name_no_label
 from expllm_jax.cot.check_numbers import check_codes, check_quoted
 from expllm_jax.cot.check_personal import check_personal_words
+from expllm_jax.cot.check_sides import check_doubled_sides, check_sided_numbers
 from expllm_jax.cot.check_units import check_omissions, check_units
 from expllm_jax.cot.finding import FINDING_CODES, Finding
 from expllm_jax.cot.free_statements import find_free_statements
-from expllm_jax.cot.statements import find_statements
+from expllm_jax.cot.statements import Statement, find_statements
 from expllm_jax.cot.verifier_rules import STRICT, VerifierRules
 from expllm_jax.faces import BASIC_7, FACS, Vocabulary, check_intensities
 
@@ -64,6 +65,22 @@ def verify(
     return tuple(sorted(found, key=lambda finding: (finding.start, finding.end, _ORDER[finding.code])))
 
 
+def _statements(text: str, part: Part, vocabulary: Vocabulary, rules: VerifierRules) -> tuple[Statement, ...]:
+    """What a part says of units. In free observations codes count too, where words do not tell their unit."""
+    if not rules.free_english:
+        return find_statements(text, vocabulary, part.start, part.end)
+    statements = find_free_statements(text, vocabulary, part.start, part.end)
+    if part.kind == _OBSERVATIONS and ("AU" in text or "FEAFA" in text):
+        told = {statement.code for statement in statements}
+        coded = [
+            statement
+            for statement in find_statements(text, vocabulary, part.start, part.end)
+            if statement.code not in told and text[statement.start : statement.end].rstrip(")")[-1:].isdigit()
+        ]
+        statements = tuple(sorted((*statements, *coded), key=lambda statement: statement.start))
+    return statements
+
+
 def _about_units(
     text: str,
     parts: Mapping[int, Part],
@@ -72,18 +89,23 @@ def _about_units(
     allowed: Sequence[str],
     rules: VerifierRules,
 ) -> Iterator[Finding]:
-    read = find_free_statements if rules.free_english else find_statements
     for kind in (_OBSERVATIONS, _INTERPRETATION):
         checks_units = (
             rules.units and units is not None and (kind == _OBSERVATIONS or rules.interpretation_states_units)
         )
-        if kind not in parts or not (checks_units or rules.associations):
+        if kind not in parts or not (rules.units or rules.associations):
             continue
         part = parts[kind]
-        statements = read(text, vocabulary, part.start, part.end)
+        statements = _statements(text, part, vocabulary, rules)
+        if rules.units:
+            yield from check_doubled_sides(text, part)
         if checks_units and units is not None:
+            yield from check_sided_numbers(text, part, statements, units, vocabulary, rules.number_tolerance)
             yield from check_units(statements, units, vocabulary, rules)
             if kind == _OBSERVATIONS and rules.omitted_from is not None:
-                yield from check_omissions(statements, units, vocabulary, part.end, rules.omitted_from)
+                told = statements
+                if rules.free_english:  # whichever reading knows it: a unit is mentioned
+                    told = (*told, *find_statements(text, vocabulary, part.start, part.end))
+                yield from check_omissions(told, units, vocabulary, part.end, rules.omitted_from)
         if rules.associations:
             yield from check_associations(text, part, statements, vocabulary, allowed)

@@ -17,8 +17,8 @@ _NEGATOR = re.compile(
 )
 BAND_WORD = re.compile(rf"\b(?:{'|'.join(BAND_WORDS)})\b", re.IGNORECASE)
 _DENIED_AFTER = re.compile(
-    r"\s*(?:\([^()]*\)\s*)?(?:is|are|was|were|remains?|stays?|appears?|seems?)\s+(?:\w+ly\s+)?"
-    r"(?:not\s+(?:clearly\s+)?(?:visible|present|seen|active|evident|observed|detected|there)|absent|missing|lacking|inactive)",
+    r"\s*(?:\([^()]*\)\s*)?(?:of\s+no\s+(?:intensity|strength)|(?:is|are|was|were|remains?|stays?|appears?|seems?)\s+(?:\w+ly\s+)?"
+    r"(?:not\s+(?:clearly\s+)?(?:visible|present|seen|active|evident|observed|detected|there)|absent|missing|lacking|inactive))",
     re.IGNORECASE,
 )
 
