@@ -74,7 +74,7 @@ TAIL_ONE = (
     ", [as is|something|a movement] [often|commonly|frequently] [seen|found|observed] in {labels}",
     ", in keeping with {labels}",
     ", [by most accounts|in many descriptions|according to most sources] [a sign of|a part of|linked to] {labels}",
-    ", [much as|just as|as] one [sees|finds|meets] it in {labels}",
+    ", [much as|just as|as] one [sees|finds] it in {labels}",
 )
 VERDICT_ONE = (
     "this is [often|commonly|frequently|typically] [associated with|linked to|connected with|seen in] {labels}",
@@ -113,7 +113,8 @@ RESTING = (  # {areas}: "the brows and the chin"; {s} ends the verb: "stays", "s
     "[nothing|nothing clear|nothing of note|nothing to speak of] [happens|takes place|shows|moves] in {areas}",
     "[at|close to|near] rest {is} {areas}",
 )
-REST_OF_THE_FACE = ("the rest of the face", "the remaining face", "what is left of the face")
+REST_OF_THE_FACE_RESTING = RESTING[:-1]  # "at rest is the rest of the face" is no English
+REST_OF_THE_FACE = ("the rest of the face", "the remaining face", "all of the remaining face")
 
 # ---- interpretation -------------------------------------------------------------------------------------------------
 # {label}: the expression, such as "anger" or "an expression of anger"; {names}: a list of "the brow lowering"s.
@@ -142,7 +143,8 @@ SUPPORT_ONE = (
     "it is {names} that [points to|speaks for|suggests|brings to mind] {label}",
 )
 SUPPORT_NONE = (
-    "[none of these movements|nothing that is visible|none of what is visible] belongs to the [usual|typical|familiar] "
+    "[nothing that is visible|none of what is visible|nothing that can be seen] belongs to the "
+    "[usual|typical|familiar] "
     "[pattern|picture|signs] of {label}, so the reading [stays|remains] [uncertain|open|tentative]",
     "the [usual|typical|familiar] [pattern|picture] of {label} is not [present|visible|there] as such, so the reading "
     "[stays|remains] [uncertain|open|tentative]",
@@ -156,7 +158,8 @@ SUPPORT_STILL = (
     "tentative]",
 )
 NEUTRAL_STILL = (
-    "[with every region close to rest|with the whole face close to rest|with all parts near rest], [the face|it] "
+    "[with every region close to rest|with the whole face close to rest|with all parts near rest], [the face|the "
+    "picture|this face] "
     "[carries|conveys|gives|sends] no particular emotional [signal|message|colour]",
     "since nothing moves clearly, the face [as a whole|taken as a whole|overall] [signals|conveys|suggests] no "
     "particular emotion",
@@ -232,45 +235,41 @@ ASYMMETRIC = (
 )
 GENERAL = (
     "[a movement|a sign|a cue] [counts|weighs] [more|for more] [where|when] [others|its neighbours] [agree with "
-    "it|point "
-    "the same way|bear it out]",
+    "it|point the same way|bear it out]",
     "[this is|what follows is|the text gives] a [reading|description|judgement] of [appearance|looks], [not|and not] "
-    "of "
-    "[character|intention|inner state]",
+    "of [character|intention|inner state]",
     "[the more|as a rule, the more] [movements|signs] [agree|coincide|point one way], the [firmer|safer|surer] the "
     "[reading|verdict|impression]",
-    "[taken one at a time|one by one|taken singly|on their own], such [movements|signs|cues] [stay|remain|are] "
-    "[ambiguous|open to several readings], [so they are|which is why they are|and so they are] [read|weighed|"
-    "considered] together",
-    "[people|faces|persons] differ in [how they|the way they] [show|express|display] what [they feel|is felt], so this "
+    "[people|faces] differ in [how they|the way they] [show|express|display] what [they feel|is felt], so this "
     "[describes|reports|is about] [what is|only what is] [visible|seen|on display]",
     "[intensity is|intensities are|how far a part has moved is] [judged|rated|measured|estimated] [against|in "
-    "comparison "
-    "with] [the same|this|the given] face at rest",
+    "comparison with] [the same|this|the given] face at rest",
     "[upper and lower face|the upper and the lower face|all parts of the face] [are given|receive|get] [the "
-    "same|equal] "
-    "[weight|attention|care] [in this reading|here]",
-    "[it is|what counts is] the [whole|pattern|combination], [and not|rather than] [any one|one single] movement[, "
-    "that "
-    "counts|]",
+    "same|equal] [weight|attention|care] [in this reading|here]",
+    "[it is|above all it is] the [whole|pattern|combination] that counts, [and not|rather than] [any one|one single] "
+    "movement",
     "a face [can|may] [show|display|take on] [this|such a pattern|such a look] for [more than one reason|several "
-    "reasons|many reasons], [so the reading is about|and the reading concerns|and what is read is] its [look|"
-    "appearance] [only|alone]",
+    "reasons|many reasons], [so the reading is about|and the reading concerns|and what is read is] its "
+    "[look|appearance] [only|alone]",
     "[no account is taken|account is not taken|nothing is made] of [the setting|the situation|the scene|what came "
-    "before "
-    "or after|what was said]",
+    "before or after|what was said]",
     "a single [picture|frame|moment] [cannot tell|does not tell|leaves open] how [long|briefly] [a movement|an "
     "expression|any of this] [lasts|was held|had been there]",
-    "[the reading|this reading|the interpretation] [follows|goes by] the [movements|units] [listed|described|told] "
-    "above[ and nothing else|]",
     "what the person [behind the face|in the picture] feels [is another matter|is not claimed|remains unknown]",
     "[other|further] [clues|sources], such as [voice|posture|gesture] or [context|the scene], [are not|were not] "
     "[used|consulted|considered]",
-    "[each|every] [movement|unit] [listed|described] here has been [weighed|considered] [with|against] the others",
     "[where|whenever] [movements|signs] [disagree|conflict], the [larger|better attested] [group|part] of them decides",
-    "[the order|the order above] is that of the face, [from brow to jaw|from the brows to the jaw|top to "
-    "bottom][, and not that of importance|]",
     "[movements|changes] too [faint|small] to name are [passed over|not mentioned]",
+)
+GENERAL_MOVED = (  # only where movements were told
+    "[taken one at a time|one by one|taken singly|on their own], such [movements|signs|cues] [stay|remain|are] "
+    "[ambiguous|open to several readings], [so they are|which is why they are|and so they are] "
+    "[read|weighed|considered] together",
+    "[the reading|this reading|the interpretation] [follows|goes by] the [movements|units] [listed|described|told] "
+    "above[ and nothing else|]",
+    "[each|every] [movement|unit] [listed|described] here has been [weighed|considered] [with|against] the others",
+    "[the order|the order above] is that of the face, [from brow to jaw|from the brows to the jaw|top to bottom][, "
+    "and not that of importance|]",
 )
 INTERPLAY: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     # Movements that mean more together than apart; names as in the lexicon.
@@ -421,6 +420,7 @@ CONCLUSION = (
     "all likelihood|most likely] {label}",
     "[these observations|the observations above|the movements described] [lead to|add up to|support|amount to] {label}",
 )
+CONCLUSION_STILL = CONCLUSION[:-1]  # the last is about movements
 CONCLUSION_NEUTRAL = (
     "[overall|in sum|all in all|on balance|altogether], this is [best|most plausibly|most fittingly] [described|read|"
     "classified|understood] as {label}",
@@ -436,7 +436,7 @@ EVIDENCE = (
     "{names}",
     "[here|in all this], {names} [weigh|count]{s} [most|more than the rest]",
     "{names} [give]{s} [the decisive hint|the decisive clue|the best reason for this reading]",
-    "[it is|mainly it is|above all it is] {names} that [decide|settle|carry] the matter",
+    "[it is|mainly it is|above all it is] {names} that [decide|settle]{s} the matter",
 )
 EVIDENCE_STILL = (
     "[nothing|no movement] [calls for|would support|asks for] a [more definite|bolder|firmer] [reading|verdict|answer]",

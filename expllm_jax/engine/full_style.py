@@ -79,6 +79,7 @@ class _Writer:
         self.reading, self.say = reading, say
         self.quote_codes = quote_codes and say.happens(0.5)
         self.fitting, self.unusual = reading.fitting, reading.unusual
+        self.used: set[str] = set()
         found = [finding.name for finding in reading.findings]
         # Told apart in both parts of the text: a movement of which only one side is stated carries its side.
         self.one_sided = {f.name for f in reading.findings if f.side != "both" and found.count(f.name) == 1}
@@ -152,11 +153,17 @@ class _Writer:
         of_state = states(finding.name, finding.side, finding.band)
         if of_state and say.happens(_AS_STATE):
             sentences = table.ALONE_STATE if labels else table.ALONE_STATE_OPEN
-            return say.say(say.one(sentences), state=self._coded(finding, say.one(of_state)), **gaps)
+            return say.say(self._frame(sentences), state=self._coded(finding, say.one(of_state)), **gaps)
         phrase = say.one(phrases(finding.name, finding.side, finding.band, alone=True))
         gaps |= {"is": "are", "s": ""} if phrase.plural else {"is": "is", "s": "s"}
         sentences = table.ALONE_NOUN if labels else table.ALONE_NOUN_OPEN
-        return say.say(say.one(sentences), phrase=self._coded(finding, phrase), **gaps)
+        return say.say(self._frame(sentences), phrase=self._coded(finding, phrase), **gaps)
+
+    def _frame(self, sentences: Sequence[str]) -> str:
+        """One of the sentences, none that this text has used already as long as there are others."""
+        fresh = [sentence for sentence in sentences if sentence not in self.used] or sentences
+        self.used.add(frame := self.say.one(fresh))
+        return frame
 
     def _grouped(self, group: Sequence[ShownMovement]) -> str:
         """A statement of all findings of one region, and of the expressions they share."""
@@ -216,7 +223,8 @@ class _Writer:
         if self.reading.expression == "Neutral":
             return self._say(table.CONCLUSION_NEUTRAL, label=_LABELS["Neutral"][0])
         noun = EXPRESSION_WORDS[self.reading.expression][0]
-        return self._say(table.CONCLUSION, label=self._label(), noun=noun)
+        sentences = table.CONCLUSION if self.reading.findings else table.CONCLUSION_STILL
+        return self._say(sentences, label=self._label(), noun=noun)
 
     # ---- what else is true
 
@@ -233,8 +241,9 @@ class _Writer:
             yield _Extra(1, _AFTER, self._contrast(finding))
         for name, _ in reading.missing[:1]:
             yield _Extra(0, _AFTER, self._say(table.MISSING, noun=say.one(nouns(name, "both"))))
-        if reading.resting and reading.findings:
-            yield _Extra(0, _AFTER, self._resting())
+        resting = self._resting_regions()
+        if resting:
+            yield _Extra(0, _AFTER, self._resting(resting))
         if self.fitting and reading.findings:
             telling = strongest(self.fitting, 2)
             ending = "" if len(telling) > 1 else "s"
@@ -248,7 +257,7 @@ class _Writer:
                 *(_Extra(1, _AFTER, self._contrast(finding)) for finding in contrasts[1:3]),
             ]
         )
-        general = say.shuffled(table.GENERAL)
+        general = say.shuffled([*table.GENERAL, *(table.GENERAL_MOVED if reading.findings else ())])
         for sentence in general:
             yield _Extra(1, _LAST, self._say((sentence,)))
 
@@ -299,11 +308,15 @@ class _Writer:
         others = listed([_LABELS[name][0] for name in finding.associated[:2]], "or")
         return self._say(table.CONTRAST_ELSEWHERE, names=self._names([finding]), others=others, label=self._label())
 
-    def _resting(self) -> str:
-        resting = self.reading.resting
+    def _resting_regions(self) -> list[str]:
+        """Regions to be called at rest: none where all are, which is told already, nor a mouth that the jaw opens."""
+        moved = {finding.region for finding in self.reading.findings}
+        return [r for r in self.reading.resting if moved and not (r == "mouth" and "jaw" in moved)]
+
+    def _resting(self, resting: Sequence[str]) -> str:
         moved = {finding.region for finding in self.reading.findings}
         if len(resting) + len(moved) == len(_PARTS_OF_FACE) and self.say.happens(_REST_AS_ONE):
-            return self._say(table.RESTING, areas=self.say.one(table.REST_OF_THE_FACE), s="s", **{"is": "is"})
+            return self._say(table.REST_OF_THE_FACE_RESTING, areas=self.say.one(table.REST_OF_THE_FACE), s="s")
         start = self.say.below(len(resting))
         named = resting[start : start + 1 + self.say.below(_RESTING_NAMED)]
         single = len(named) == 1 and be(named[0]) == "is"

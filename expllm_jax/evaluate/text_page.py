@@ -113,9 +113,9 @@ def _acceptance(data: TextPage) -> str:
         finished = sum(ended.get(name, 0) for name in ("accepted", "rejected", "failed"))
         share = percent(ended.get("accepted", 0) / finished if finished else None)
         counts = (f"{ended.get(name, 0):,}" for name in ("accepted", "rejected", "failed", "pending"))
-        rows.append((label, *counts, share))
-    header = ("class", "accepted", "rejected", "failed", "pending", "accepted, of finished")
-    by_class = table(header, rows, caption="By class")
+        rows.append((label, share, *counts))
+    header = ("class", "share", "accepted", "rejected", "failed", "pending")
+    by_class = table(header, rows, caption="By class; share: accepted, of those finished")
     rounds = data.summary.get("accepted_by_round", {})
     accepted = sum(rounds.values())
     by_round = table(
@@ -197,7 +197,8 @@ def _labels(data: TextPage) -> str:
             row.append(percent(same.in_conclusion / same.texts) if same else "–")
         rows.append(row)
     header = ("class", "texts", "conclusion names it", "and no other", *(("reference: names it",) if other else ()))
-    return _section("The label", table(header, rows, caption="How often the conclusion names the label", hidden=True))
+    named = table(header, rows, caption="How often the conclusion names the label", hidden=True)
+    return _section("The label", named, "Named by its noun or adjective (“sadness”, “sad”); synonyms do not count.")
 
 
 def _findings(data: TextPage) -> str:
