@@ -109,8 +109,8 @@ class ExpCotLoop:
 
     async def _round(self, face: FaceTask, memory: Memory, seen: list[Finding]) -> _Accepted | Attempt:
         """One round; `seen` gets what the verifier found in it."""
-        description, inferred, agrees = "", None, False
-        text, findings = "", ()
+        description, inferred, agrees, text = "", None, False, ""
+        findings: tuple[Finding, ...] = ()
         try:
             description = await self._describe(face, memory)
             inferred = (await self._infer(face, description)).expression
