@@ -30,7 +30,8 @@ ALONE_NOUN = (
     "[in|within|around] {region}, [there {is}|one finds|one can see|one notes|the picture shows] {phrase}{tail}",
     "[there {is}|one can see|the picture shows|what can be seen {is}|what shows {is}] {phrase}{tail}",
     "[looking at|turning to|with regard to|as for] {region}, [one finds|one sees|one notes|there {is}] {phrase}{tail}",
-    "[as is common in|as often in|as one may see in] {labels}, {region} [shows|displays|presents|has] {phrase}",
+    "[as is common in|as often in|as is usual in|as one may see in|as can be seen in] {labels}, {region} "
+    "[shows|displays|presents|has] {phrase}",
     "{phrase} [mark|characterise|shape|change]{s} {region}[, and|;] {verdict}",
     "[a sign of|a sign that can go with|a movement known from|a movement seen in] {labels}, {phrase} {is} [visible|"
     "present|apparent] in {region}",
@@ -44,7 +45,7 @@ ALONE_STATE = (
     "[in|within] {region}, {state}{tail}",
     "[one can see that|one notes that|the picture shows that|it can be seen that] {state}{tail}",
     "[looking at|turning to|as for] {region}, {state}{tail}",
-    "[as is common in|as often in|as one may see in] {labels}, {state}",
+    "[as is common in|as often in|as is usual in|as one may see in|as can be seen in] {labels}, {state}",
 )
 # For movements that no expression claims.
 ALONE_NOUN_OPEN = tuple(sentence for sentence in ALONE_NOUN if "{labels}" not in sentence)
@@ -68,7 +69,8 @@ OPENERS_BELOW = ("further down", "below that", "lower in the face", "moving down
 
 # Of one movement, {labels} being one or two expressions.
 TAIL_ONE = (
-    ", [often|commonly|frequently|typically] [associated with|linked to|connected with|seen in] {labels}",
+    ", [often|commonly|frequently|typically|usually|regularly] [associated with|linked to|connected with|tied "
+    "to|seen in|found in] {labels}",
     ", [a common|a frequent|a known|a familiar|one] sign of {labels}",
     ", which [can|may|might] [point to|go with|accompany|be a sign of|hint at] {labels}",
     ", [as is|something|a movement] [often|commonly|frequently] [seen|found|observed] in {labels}",
@@ -77,7 +79,8 @@ TAIL_ONE = (
     ", [much as|just as|as] one [sees|finds] it in {labels}",
 )
 VERDICT_ONE = (
-    "this is [often|commonly|frequently|typically] [associated with|linked to|connected with|seen in] {labels}",
+    "this is [often|commonly|frequently|typically|usually|regularly] [associated with|linked to|connected with|tied "
+    "to|seen in|found in] {labels}",
     "this [can|may|might] [point to|go with|accompany|be a sign of|hint at] {labels}",
     "this is [a common|a frequent|a known|a familiar|one] sign of {labels}",
     "[many|most|several] [accounts|sources|descriptions] [link|tie|relate] this to {labels}",
@@ -96,7 +99,7 @@ TAIL_SEVERAL = (
     ", [by most accounts|in many descriptions|according to most sources] [signs of|linked to|parts of] {labels}",
     ", [which fit|which agree with|which suit] [descriptions|accounts|the usual picture] of {labels}",
     ", movements [often|commonly|frequently|] associated with {labels}",
-    ", which are [often|commonly|frequently|typically] [seen|found|observed] in {labels}",
+    ", which are [often|commonly|frequently|typically|usually|regularly] [seen|found|observed] in {labels}",
     ", [all|movements] [in keeping with|known from|familiar from] {labels}",
     ", which [can|may] [point to|go with|accompany] {labels}",
 )

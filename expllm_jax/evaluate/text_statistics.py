@@ -165,11 +165,11 @@ class TextStatistics:
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON values; what is undefined is null."""
-        low, *_, high = sorted(self.words)
         return {
             "texts": self.texts,
             "vocabulary": self.vocabulary,
-            "words": {"mean": statistics.fmean(self.words), "median": self.median_words, "min": low, "max": high},
+            "words": {"mean": statistics.fmean(self.words), "median": self.median_words,
+                      "min": min(self.words), "max": max(self.words)},
             "three_parts": self.three_parts,
             **{f"distinct_{length}": _plain(value) for length, value in self.distinct.items()},
             "self_bleu": _plain(self.self_bleu),

@@ -18,8 +18,8 @@ tool           columns of units            scale        whose format, and what o
 =============  ==========================  ===========  =============================================================
 
 OpenFace does not write the picture's name into its rows, nor do later versions of LibreFace (earlier ones have a column
-`input_image_path`); they write a table for each picture. So a table is one file with a column of pictures, or a folder of
-files that are called like their pictures. A table of a video's frames needs a column of pictures added.
+`input_image_path`); they write a table for each picture. So a table is one file with a column of pictures, or a folder
+of files that are called like their pictures. A table of a video's frames needs a column of pictures added.
 
 Columns that only say whether a unit occurs are no intensities and never taken for them. OpenGraphAU's and py-feat's
 values are probabilities that a unit occurs; they stand in for intensities because that is all these tools give, and
@@ -385,8 +385,8 @@ def _chosen(faces: Sequence[UnitRow], rule: SeveralFaces) -> UnitRow:
     if rule == "error":
         raise ExpllmError(
             f"{faces[1].where}: a second face in {faces[0].picture}; the first is in {faces[0].where}.",
-            "Remove the faces that are not meant, or give a rule to choose by (--several-faces). If the rows are frames of a "
-            "video, add a column that names their pictures (--picture-column).",
+            "Remove the faces that are not meant, or give a rule to choose by (--several-faces). If the rows are "
+            "frames of a video, add a column that names their pictures (--picture-column).",
         )
     measure = [face.confidence if rule == "most-confident" else face.area for face in faces]
     if None in measure:

@@ -74,9 +74,8 @@ def test_every_name_of_a_movement_is_read_back_as_what_it_was_made_from(vocabula
         if len(codes) > 1 and vocabulary.unit(codes[0]).side == "both":
             continue  # is only read
         sided = vocabulary.unit(codes[0]).side != "both"
-        for side, meant in [("both", codes)] + (
-            list(zip(("left", "right"), ([c] for c in codes), strict=True)) * sided
-        ):
+        meanings = {"both": codes} | ({"left": codes[:1], "right": codes[1:]} if sided else {})
+        for side, meant in meanings.items():
             if sided and side == "both" and name == "jaw slide":
                 continue  # a jaw slides to one side
             for noun in nouns(name, side):

@@ -96,7 +96,7 @@ def test_spans_are_marked_and_everything_is_escaped():
     start = raw.index("<b>strong")
     findings = [Finding("a", start, start + 13, ""), Finding("b", start + 3, start + 9, ""), Finding("c", 0, 40, "")]
     told = marked_text(raw + "\ue000", findings)
-    assert '<mark class="found">&lt;b&gt;strong&lt;/b</mark>&gt; smile &amp; more.' in told
+    assert '<mark class="found">&lt;b&gt;strong&lt;/b&gt;</mark> smile &amp; more.' in told
     assert told.count("<mark") == 1 and "<h4>Key Observations</h4>" in told and "\ue000" not in told
 
 
