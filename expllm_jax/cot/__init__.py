@@ -8,6 +8,7 @@ round with its picture. ``verify`` says what is wrong with any text, held agains
 
 from expllm_jax.cot.bands import BAND_WORDS, BANDS, STATED_FROM, Band, band, band_of, band_of_word
 from expllm_jax.cot.finding import FINDING_CODES, Finding
+from expllm_jax.cot.free_statements import find_free_statements
 from expllm_jax.cot.grammar import (
     EXPRESSION_WORDS,
     HEADINGS,
@@ -50,6 +51,7 @@ __all__ = [
     "band_of_word",
     "codes_of_movements",
     "concluded_expression",
+    "find_free_statements",
     "find_statements",
     "mirror_text",
     "movement_of",

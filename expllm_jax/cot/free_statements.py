@@ -63,7 +63,7 @@ def find_free_statements(text: str, vocabulary: Vocabulary, start: int, end: int
                 if (code, negated) not in told and (side == "both" or vocabulary.unit(code).side in ("both", side)):
                     told.add((code, negated))
                     statements.append(Statement(code, side, band, negated, clause[first].start, clause[last].end))
-    return tuple(statements)
+    return tuple(sorted(statements, key=lambda statement: (statement.start, statement.end)))
 
 
 def _clauses(text: str, start: int, end: int) -> Iterator[list[_Word]]:

@@ -14,7 +14,7 @@ from expllm_jax.cot.check_form import Part, check_form
 from expllm_jax.cot.check_labels import check_conclusion, check_observations_name_no_label
 from expllm_jax.cot.check_numbers import check_codes, check_quoted
 from expllm_jax.cot.check_personal import check_personal_words
-from expllm_jax.cot.check_sides import check_doubled_sides, check_sided_numbers
+from expllm_jax.cot.check_sides import check_doubled_sides, check_sided_numbers, check_stronger_side
 from expllm_jax.cot.check_units import check_omissions, check_units
 from expllm_jax.cot.finding import FINDING_CODES, Finding
 from expllm_jax.cot.free_statements import find_free_statements
@@ -100,6 +100,7 @@ def _about_units(
         if rules.units:
             yield from check_doubled_sides(text, part)
         if checks_units and units is not None:
+            yield from check_stronger_side(text, part, statements, units, vocabulary)
             yield from check_sided_numbers(text, part, statements, units, vocabulary, rules.number_tolerance)
             yield from check_units(statements, units, vocabulary, rules)
             if kind == _OBSERVATIONS and rules.omitted_from is not None:
