@@ -74,7 +74,7 @@ def _rules(options: argparse.Namespace) -> VerifierRules:
 
     words = _WORDS[options.style]
     if options.narrator == "llm":
-        rules = replace(FREE_TEXT, words=words, one_label=True)
+        rules = replace(FREE_TEXT, words=words, one_label=True, omitted_from=STRICT.omitted_from)
     else:
         rules = replace(STRICT, words=words)
     return replace(rules, personal_words=options.personal_words)

@@ -43,13 +43,12 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)
-            self._reader = path.open("rb")
         except OSError as error:
             raise ExpllmError(f"{path} cannot be opened ({error.strerror})", "choose another folder") from error
         try:
             self._begin(json.loads(json.dumps(header)))
         except BaseException:
-            self.close()
+            self._file.close()
             raise
 
     def append(self, index: int, outcome: Outcome) -> None:
@@ -99,15 +98,17 @@ class Journal:
         self._file.truncate(self._end)
         if not self._end:
             self._write(header)
+        self._reader = self._path.open("rb")
 
     def _whole_lines(self) -> Iterator[tuple[int, bytes]]:
         """Lines with their end, and where they start. A last line without an end was torn by a kill."""
         offset = 0
-        for line in self._reader:
-            if not line.endswith(b"\n"):
-                return
-            yield offset, line
-            offset += len(line)
+        with self._path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return
+                yield offset, line
+                offset += len(line)
 
     def _check_header(self, found: dict[str, Any], header: dict[str, Any]) -> None:
         changes = [f"{key} was {was}, is {now}" for key, was, now in _differences(found, header)]

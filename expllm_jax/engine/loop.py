@@ -109,7 +109,7 @@ class ExpCotLoop:
 
     async def _round(self, face: FaceTask, memory: Memory, seen: list[Finding]) -> _Accepted | Attempt:
         """One round; `seen` gets what the verifier found in it."""
-        description, inferred, agrees = "", None, False
+        description, inferred, agrees, text = "", None, False, ""
         findings: tuple[Finding, ...] = ()
         try:
             description = await self._describe(face, memory)
@@ -123,11 +123,11 @@ class ExpCotLoop:
                 seen += (*refined.mended, *refined.findings)
                 if not refined.findings:
                     return _Accepted(refined.text, inferred)
-                findings = refined.findings
+                text, findings = refined.text, refined.findings
                 problem = "the text is not true to the face: " + " ".join(finding.reason for finding in findings)
         except UnusableReply as reply:
             problem = f"unusable reply: {reply.reason}"
-        return Attempt(description, inferred, agrees, problem, findings=findings)
+        return Attempt(description, inferred, agrees, problem, text=text, findings=findings)
 
     def _findings(self, text: str, face: FaceTask, expression: str) -> tuple[Finding, ...]:
         return verify(

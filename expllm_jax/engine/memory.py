@@ -18,7 +18,8 @@ class Attempt:
     agrees: bool  # whether the narrator found units and expression to agree
     problem: str  # why the round did not end well, a sentence for people
     feedback: str = ""  # what the narrator is told in the next round; empty while it is being thought of
-    findings: tuple[Finding, ...] = ()  # of the refined text, if it came so far
+    text: str = ""  # the refined text, if it came so far
+    findings: tuple[Finding, ...] = ()  # what the verifier found in it; their spans are those of `text`
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values, for the journal and the dead-letter file."""
@@ -28,6 +29,7 @@ class Attempt:
             "agrees": self.agrees,
             "problem": self.problem,
             "feedback": self.feedback,
+            "text": self.text,
             "findings": [vars(finding) for finding in self.findings],
         }
 

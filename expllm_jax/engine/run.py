@@ -102,15 +102,15 @@ class _Run:
 
     def __init__(self, source: Path, loop: ExpCotLoop, journal: Journal, retry_rejected: bool, report: Report) -> None:
         self._loop, self._journal, self._report = loop, journal, report
-        again = {"failed", "rejected"} if retry_rejected else {"failed"}
+        again: set[Status] = {"failed", "rejected"} if retry_rejected else {"failed"}
         self._todo = (
             (index, annotation)
             for index, (_, annotation) in enumerate(stream_annotations(source))
-            if journal.status(index) is None or journal.status(index) in again
+            if (status := journal.status(index)) is None or status in again
         )
         self._ended = journal.counts()
-        for status in again:
-            self._ended.pop(status, None)
+        for unfinished in again:
+            del self._ended[unfinished]
         self.stopped = ""
 
     async def finish(self, concurrency: int) -> None:

@@ -113,6 +113,10 @@ def _usable(reply: str, what: str) -> str:
     reply = reply.strip()
     if not reply:
         raise UnusableReply(f"{what} is empty")
-    if "\0" in reply or any("\ud800" <= character <= "\udfff" for character in reply):
+    try:
+        reply.encode()  # fails on halves of characters, which JSON can spell
+    except UnicodeEncodeError:
+        raise UnusableReply(f"{what} holds characters that cannot be stored as text") from None
+    if "\0" in reply:
         raise UnusableReply(f"{what} holds characters that cannot be stored as text")
     return reply

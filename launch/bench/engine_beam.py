@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from expllm_jax.engine.loop import EngineConfig, ExpCotLoop
 from expllm_jax.engine.narrator import NarratorConfig
 from expllm_jax.engine.offline_narrator import OfflineNarrator
 from expllm_jax.engine.run import run_engine
-from expllm_jax.faces import BASIC_7, Annotation, write_annotations
+from expllm_jax.faces import BASIC_7, Annotation, iter_annotations, write_annotations
 from expllm_jax.sources.rendered.regimes import REGIMES, sample_units
 
 
@@ -55,6 +56,8 @@ def main() -> int:
         started = time.perf_counter()
         run = run_engine(source, plain, ExpCotLoop(make_narrator(), config))
         plain_seconds = time.perf_counter() - started
+        regimes = Counter(annotation.split for _, annotation in iter_annotations(run.texts))
+        given = Counter(annotation.split for _, annotation in iter_annotations(source))
         started = time.perf_counter()
         local = PipelineOptions(["--runner=DirectRunner"])
         run_engine_with_beam(source, beamed, make_narrator, config, options=local)
@@ -63,8 +66,9 @@ def main() -> int:
             _lines(plain, f"{name}.jsonl") == _lines(beamed, f"{name}-*.jsonl")
             for name in ("annotations", "dead_letters")
         )
-    told = {key: run.summary[key] for key in ("accepted", "rejected", "accepted_by_round")}
+    told: dict[str, object] = {key: run.summary[key] for key in ("accepted", "rejected", "accepted_by_round")}
     told |= {"faces": options.faces, "same_sets": same}
+    told |= {"accepted_share": {regime: round(regimes[regime] / given[regime], 4) for regime in REGIMES}}
     told |= {"plain_seconds": round(plain_seconds, 1), "beam_seconds": round(beam_seconds, 1)}
     print(json.dumps(told))
     return 0 if same else 1

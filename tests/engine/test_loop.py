@@ -130,6 +130,7 @@ def test_findings_that_stay_go_into_memory_and_then_into_the_dead_letter():
     assert "missing-part ×2" in outcome.annotation.provenance["engine.findings"]
     outcome, _ = run({"refine": [NO_CONCLUSION] * 6})
     assert outcome.status == "rejected" and "missing-part" in {finding.code for finding in outcome.findings}
+    assert [attempt.text for attempt in outcome.history] == [NO_CONCLUSION] * 3
 
 
 def test_a_narrator_that_does_not_answer_leaves_the_face_failed():

@@ -99,5 +99,5 @@ class Budget:
         estimated = f" ({spent.estimated_calls:,} of them estimated)" if spent.estimated_calls else ""
         return (
             f"the budget does not allow another call: {' and '.join(limits)} are spent, "
-            f"in {spent.calls:,} calls{estimated}; raise it and give the same command again to go on"
+            f"in {spent.calls:,} calls{estimated}; raise it to go on"
         )

@@ -160,23 +160,25 @@ class ChatClient:
         """The answer in a body. Raises _TryAgain for one that is not what the protocol says: something between us and
         the model broke it, and the model may do better the next time."""
         try:
-            told = json.loads(self._without_key(body.decode()))
+            told = json.loads(body.decode())
             choice = told["choices"][0]
             content, finish = choice["message"].get("content"), choice.get("finish_reason")
             usage = told.get("usage") or {}
             if not isinstance(content, str | None):
                 raise TypeError(f"content is a {type(content).__name__}")
             (content or "").encode()  # half a surrogate pair cannot be kept
-            tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             shown = self._shown(body[: 4 * _SHOWN].decode(errors="replace"))
             raise _TryAgain(f"the answer is no chat completion ({type(error).__name__}): {shown!r}") from None
-        reported = all(isinstance(count, int) and count >= 0 for count in (tokens_in, tokens_out))
-        if not reported:
-            tokens_in = request.estimated_tokens_in(self._config.picture_tokens)
-            tokens_out = estimated_tokens(content or "")
+        reported = [count for count in counts if isinstance(count, int) and count >= 0]
+        estimated = len(reported) < len(counts)
+        if estimated:
+            reported = [request.estimated_tokens_in(self._config.picture_tokens), estimated_tokens(content or "")]
+        tokens_in, tokens_out = reported
+        content = None if content is None else self._without_key(content)
         cost = self._config.cost(tokens_in, tokens_out)
-        return Completion(content, str(finish or ""), tokens_in, tokens_out, not reported, cost)
+        return Completion(content, str(finish or ""), tokens_in, tokens_out, estimated, cost)
 
     def _without_key(self, text: str) -> str:
         """Some endpoints quote the key they were sent."""
@@ -211,6 +213,12 @@ def _api_key(variable: str) -> str:
         raise ExpllmError(
             f"the environment variable {variable} is not set",
             "put the endpoint's key into it, or name another variable",
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        # It cannot be a header's value, and the error that says so would quote it.
+        raise ExpllmError(
+            f"what the environment variable {variable} holds is no key: blanks, line ends or characters beyond ASCII",
+            "put the key alone into it",
         )
     return key
 

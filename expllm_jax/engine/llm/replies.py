@@ -1,7 +1,7 @@
 """Reads what the model answered, strictly: what is not what was asked is unusable, and says why.
 
 Two habits of models are looked through, because they change nothing in what is said: a fence of backticks around the
-whole answer, and a block of <think> before it.
+whole answer, and what stands before it up to a </think>.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from expllm_jax.cot import UnparsableAnswer, named_expressions, split_parts
 from expllm_jax.engine.llm.request import Completion
 from expllm_jax.engine.narration import Inference, UnusableReply, Verdict
 
-_THINKING = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_THINKING = re.compile(r"\A.*?</think>", re.DOTALL)  # chat templates may open the block themselves
 _FENCED = re.compile(r"```[a-z]*\n(.*?)\n?```", re.DOTALL)
 _YES_OR_NO = re.compile(r"(yes|no)\b[\s.,:;–—-]*(.*)", re.IGNORECASE | re.DOTALL)
 _SHOWN = 80  # characters of an answer that a reason quotes
@@ -31,7 +31,7 @@ def text_of(reply: Completion) -> str:
         raise UnusableReply("the answer was cut off at the limit of its length")
     if reply.finish_reason == "content_filter":
         raise UnusableReply("the endpoint's filter held the answer back")
-    text = _THINKING.sub("", reply.content or "", count=1).strip()
+    text = _THINKING.sub("", reply.content or "").strip()
     fenced = _FENCED.fullmatch(text)
     text = fenced[1].strip() if fenced else text
     if not text:

@@ -24,6 +24,7 @@ def said(content: str | None, finish: str = "stop") -> Completion:
         ("```\na face\n```", "a face"),
         ('```json\n{"a": 1}\n```', '{"a": 1}'),
         ("<think>is it a face?</think>\n\na face", "a face"),
+        ("is it a face?</think>a face", "a face"),
         ("a face ```with``` a fence", "a face ```with``` a fence"),
     ],
 )

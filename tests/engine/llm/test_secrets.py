@@ -96,6 +96,14 @@ def test_a_key_that_is_not_there_is_asked_for(tmp_path):
         LlmNarrator(quick("http://127.0.0.1:1/v1", api_key_env=VARIABLE), tmp_path / "replies.sqlite")
 
 
+@pytest.mark.parametrize("key", ["sk-two\nlines", "sk-two words", "sk-ünïcode"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_quoted(tmp_path, monkeypatch, key):
+    monkeypatch.setenv(VARIABLE, key)
+    with pytest.raises(ExpllmError, match="EXPLLM_TEST_KEY holds is no key") as told:
+        LlmNarrator(quick("http://127.0.0.1:1/v1", api_key_env=VARIABLE), tmp_path / "replies.sqlite")
+    assert "sk-" not in repr(told.value)
+
+
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ExpllmError, match=r"expllm_jax\[llm\]"):
