@@ -38,15 +38,23 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
         reference = text_statistics(
             others, _vocabulary(others, ""), rules=FREE_TEXT, sample=options.self_bleu, seed=options.seed
         )
-    samples = [
-        SampleText(face.picture, face.expression or "", face.cot or "", findings_of(face, vocab, EXPRESSIONS, rules))
-        for face in _drawn([face for face in annotations if face.cot is not None], options)
-    ]
+    told_of = [face for face in annotations if face.cot is not None]
+    flagged = set(counted.flagged)
+
+    def samples(faces: list[Annotation]) -> list[SampleText]:
+        return [
+            SampleText(
+                face.picture, face.expression or "", face.cot or "", findings_of(face, vocab, EXPRESSIONS, rules)
+            )
+            for face in _drawn(faces, options)
+        ]
+
     page = TextPage(
         title=f"Reasoning texts: {source.name}",
         source=str(source),
         statistics=counted,
-        samples=samples,
+        samples=samples(told_of),
+        flagged=samples([face for face in told_of if face.picture in flagged]),
         reference=reference,
         reference_source=options.reference or "",
         summary=summary,

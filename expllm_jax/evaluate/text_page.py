@@ -40,6 +40,7 @@ class TextPage:
     source: str
     statistics: TextStatistics
     samples: Sequence[SampleText]
+    flagged: Sequence[SampleText] = ()  # texts with findings
     reference: TextStatistics | None = None
     reference_source: str = ""
     summary: Mapping[str, Any] | None = None  # summary.json of an engine's run
@@ -218,7 +219,13 @@ def _findings(data: TextPage) -> str:
 
 def _samples(data: TextPage) -> str:
     cards = "".join(_card(sample) for sample in data.samples)
-    return _section("Samples", f'<div class="grid gallery">{cards}</div>') if cards else ""
+    samples = _section("Samples", f'<div class="grid gallery">{cards}</div>') if cards else ""
+    if not data.flagged:
+        return samples
+    note = f"{len(data.flagged):,} of {len(data.statistics.flagged):,}, what the verifier found marked."
+    cards = "".join(_card(sample) for sample in data.flagged)
+    body = f'<p class="mute">{text(note)}</p><div class="grid gallery">{cards}</div>'
+    return samples + _section("Texts with findings", body)
 
 
 def _dead_letters(data: TextPage) -> str:

@@ -14,7 +14,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from expllm_jax.cot import (
     BANDS,
@@ -150,8 +150,13 @@ class TextStatistics:
     bands: Mapping[str, Mapping[str, int]]  # band of the value -> band of the word, or NO_WORD -> statements
     labels: tuple[LabelCount, ...]
     findings: Mapping[str, int]  # cot.verify's codes, most frequent first -> texts that have them
-    clean: int  # texts without a finding
-    checked_values: int = field(default=0)  # texts whose face's units are known
+    flagged: tuple[str, ...]  # the pictures of texts with a finding
+    checked_values: int  # texts whose face's units are known
+
+    @property
+    def clean(self) -> int:
+        """How many texts have no finding."""
+        return self.texts - len(self.flagged)
 
     @property
     def median_words(self) -> float:
@@ -216,11 +221,12 @@ def text_statistics(
     drawn = random.Random(seed).sample(words, min(sample, len(words)))
     units, bands = _count_units(told, vocabulary)
     findings: Counter[str] = Counter()
-    clean = 0
+    flagged = []
     for annotation in told:
         found = {finding.code for finding in findings_of(annotation, vocabulary, allowed, rules)}
         findings.update(found)
-        clean += not found
+        if found:
+            flagged.append(annotation.picture)
     return TextStatistics(
         texts=len(told),
         vocabulary=vocabulary.name,
@@ -233,7 +239,7 @@ def text_statistics(
         bands=bands,
         labels=_count_labels(told, allowed),
         findings=dict(sorted(findings.items(), key=lambda item: (-item[1], list(FINDING_CODES).index(item[0])))),
-        clean=clean,
+        flagged=tuple(flagged),
         checked_values=sum(vocabulary.name in annotation.units for annotation in told),
     )
 

@@ -105,7 +105,8 @@ def test_a_page_shows_findings_and_dead_letters():
     start = WRONG.index("strong smile")
     bad = SampleText("two.png", "Anger", WRONG, (Finding("unsupported-unit", start, start + 12, "no <smile>"),))
     letter = SampleText("<x>.png", "", "A try.", reason="rejected after 3 round(s): why", remarks=("remark",))
-    page = render_text_page(TextPage("T", "s", told, [bad], dead_letters=[letter], dead=7))
+    page = render_text_page(TextPage("T", "s", told, [], flagged=[bad], dead_letters=[letter], dead=7))
+    assert "1 of 1, what the verifier found marked." in page
     assert '<mark class="found">strong smile</mark>' in page and "no &lt;smile&gt;" in page
     assert "1 of 7 faces that got no text" in page and "&lt;x&gt;.png" in page and "<x>" not in page
     assert page.count("data:image/png") == 2 * 3  # three plots, light and dark
@@ -139,7 +140,13 @@ def test_the_command_reports_a_run_and_compares_it(run_folder, tmp_path, capsys)
     assert told["reference"]["vocabulary"] == "feafa" and told["vocabulary"] == "facs"
     assert told["summary"]["accepted_by_round"] == {"1": 1, "2": 1}
     page = out.read_text()
-    for shown in ("66.7", "rejected after 3 round(s): no agreement", "The eyes are wide.", "wrong-side: say right"):
+    for shown in (
+        "Texts with findings",
+        "66.7",
+        "rejected after 3 round(s): no agreement",
+        "The eyes are wide.",
+        "wrong-side: say right",
+    ):
         assert shown in page
     assert main(command) == 2 and "exists already" in json.loads(capsys.readouterr().out)["error"]
 
