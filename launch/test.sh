@@ -4,7 +4,7 @@
 #   ./launch/test.sh [...]      options go to pytest, e.g.  ./launch/test.sh tests/faces -k mirror
 #   EXPLLM_VENV=.venv-parity EXPLLM_LOCK=parity ./launch/test.sh -m parity      numbers against other implementations
 #   EXPLLM_VENV=.venv-fit EXPLLM_LOCK=fit ./launch/test.sh -m fit               programs for TPUs, by their compiler
-#   EXPLLM_VENV=.venv-beam EXPLLM_LOCK=beam ./launch/test.sh tests/records/test_beam.py     records built with Apache Beam
+#   EXPLLM_VENV=.venv-beam EXPLLM_LOCK=beam ./launch/test.sh tests/{records,engine}/test_beam.py     what runs on Apache Beam
 set -euo pipefail
 . "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" > /dev/null && pwd -P)/setup.sh"
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from expllm_jax.cli import plan
+from expllm_jax.cli import data_add_units, plan
 from expllm_jax.cli.parsing import (
     DEFAULT_RUN,
     Outcome,
@@ -368,6 +368,7 @@ def add(verbs: Any) -> None:
     inspect.add_argument("--split", default="train", help="train, clean, mild, hard, … (default: train)")
     inspect.add_argument("--index", type=natural, default=0, help="which record (default: 0)")
     inspect.add_argument("--html", metavar="FILE", help="a page to write, with the picture")
+    data_add_units.add(data)
     plan.add(data)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from expllm_jax.cot.bands import band_of_word
 from expllm_jax.cot.grammar import UnparsableAnswer, concluded_expression, split_parts
-from expllm_jax.cot.lexicon import phrase_pattern
+from expllm_jax.cot.lexicon import phrases_in
 from expllm_jax.cot.words import BAND_WORD, clause_before, has_negator, is_denied, is_denied_after
 from expllm_jax.faces import BASIC_7, FACS, Side, Vocabulary
 
@@ -101,12 +101,7 @@ def find_statements(text: str, vocabulary: Vocabulary, start: int = 0, end: int 
 
 def _mentions(text: str, vocabulary: Vocabulary, start: int) -> list[_Mention]:
     """Names and codes in order; a code right after the name of the same unit belongs to that mention."""
-    pattern, codes_of_group = phrase_pattern(vocabulary)
-    mentions = [
-        _Mention(codes_of_group[int(match.lastgroup[1:])], match.start(), match.end())
-        for match in pattern.finditer(text, start)
-        if match.lastgroup
-    ]
+    mentions = [_Mention(*phrase) for phrase in phrases_in(text, vocabulary, start)]
     prefix = vocabulary.codes[0].rstrip("0123456789")
     for match in re.compile(rf"\b{prefix}\s?(\d+)\b").finditer(text, start):
         code = prefix + match[1]
@@ -140,14 +135,14 @@ def _negated(text: str, mentions: Sequence[_Mention], start: int) -> list[bool]:
         negated.append(inside or before or is_denied_after(text, mention.end))
         if inside or not negated[position]:
             reach = mention.end
-    for first in range(len(mentions)):
-        if negated[first]:
-            _extend_denial(text, mentions, negated, first)
+    first = 0
+    while first < len(mentions):
+        first = (_extend_denial(text, mentions, negated, first) if negated[first] else first) + 1
     return negated
 
 
-def _extend_denial(text: str, mentions: Sequence[_Mention], negated: list[bool], first: int) -> None:
-    """Carries a denial over a list with commas, provided that the list ends in an "or" or "nor"."""
+def _extend_denial(text: str, mentions: Sequence[_Mention], negated: list[bool], first: int) -> int:
+    """Carries a denial over a list with commas, provided that the list ends in an "or" or "nor"; returns its last."""
     last = first
     for position in range(first + 1, len(mentions)):
         link = _LIST_LINK.fullmatch(text, mentions[position - 1].end, mentions[position].start)
@@ -156,6 +151,7 @@ def _extend_denial(text: str, mentions: Sequence[_Mention], negated: list[bool],
         if link[2]:
             last = position
     negated[first : last + 1] = [True] * (last + 1 - first)
+    return last
 
 
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)

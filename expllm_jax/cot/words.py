@@ -17,15 +17,19 @@ _NEGATOR = re.compile(
 )
 BAND_WORD = re.compile(rf"\b(?:{'|'.join(BAND_WORDS)})\b", re.IGNORECASE)
 _DENIED_AFTER = re.compile(
-    r"\s*(?:\([^()]*\)\s*)?(?:is|are|was|were|remains?|stays?|appears?|seems?)\s+(?:\w+ly\s+)?"
-    r"(?:not\s+(?:clearly\s+)?(?:visible|present|seen|active|evident|observed|detected|there)|absent|missing|lacking|inactive)",
+    r"\s*(?:\([^()]*\)\s*)?(?:of\s+no\s+(?:intensity|strength)|(?:is|are|was|were|remains?|stays?|appears?|seems?)\s+(?:\w+ly\s+)?"
+    r"(?:not\s+(?:clearly\s+)?(?:visible|present|seen|active|evident|observed|detected|there)|absent|missing|lacking|inactive))",
     re.IGNORECASE,
 )
 
 
+_LONGEST_CLAUSE = 400
+"""Characters. A text of one endless clause would otherwise be read from its start for every word of it."""
+
+
 def clause_before(text: str, position: int, since: int = 0) -> str:
     """The words between ``position`` and the start of its clause, at most back to ``since``."""
-    start = since
+    start = since = max(since, position - _LONGEST_CLAUSE)
     for match in _CLAUSE_END.finditer(text, since, position):
         start = match.end()
     return text[start:position]

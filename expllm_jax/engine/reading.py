@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from expllm_jax.cot import STATED_FROM, Movement, band_of, codes_of_movements, movement_of
-from expllm_jax.faces import REGIONS, Side, Vocabulary, associated_expressions, prototype_units
+from expllm_jax.faces import REGIONS, Side, Vocabulary, associated_expressions, prototype_units, vocabulary
 
 AT_REST_BELOW = 0.06
 """Below this (the "minimal" band) a unit may be called absent and its region at rest. Units between this and
@@ -59,42 +61,85 @@ def read_face(expression: str, units: Mapping[str, float], vocabulary: Vocabular
         ExpllmError: the expression is unknown, or the vocabulary has no words.
     """
     findings: list[ShownMovement] = []
-    for codes in codes_of_movements(vocabulary).values():
-        stated = [code for code in codes if units.get(code, 0.0) >= STATED_FROM]
-        if len(codes) > 1 and vocabulary.unit(codes[0]).side == "both":
-            continue  # a reading-only name for several units, each of which has its own
-        bands = {band_of(units[code]) for code in stated}
-        if len(stated) == len(codes) and len(bands) == 1:
-            findings.append(_finding(tuple(stated), "both", units, vocabulary))
+    told: set[str] = set()  # of two names of one unit the first counts
+    for entry in _movements(vocabulary.name):
+        stated = [code for code in entry.codes if units.get(code, 0.0) >= STATED_FROM and code not in told]
+        if not stated:
+            continue
+        told.update(stated)
+        if len(stated) == len(entry.codes) and len({band_of(units[code]) for code in stated}) == 1:
+            findings.append(_finding(entry, tuple(stated), entry.sides[0] if len(stated) == 1 else "both", units))
         else:
-            findings.extend(_finding((code,), vocabulary.unit(code).side, units, vocabulary) for code in stated)
-    unique = {finding.codes: finding for finding in reversed(findings)}  # two names of one unit: the first counts
-    ordered = sorted(unique.values(), key=lambda f: (REGIONS.index(f.region), vocabulary.index(f.codes[0])))
-    missing = {
-        movement_of(code, vocabulary).name: code
-        for code in prototype_units(expression, vocabulary)
-        if _all_below(units, (code, vocabulary.unit(code).mirror))
-    }
-    resting = tuple(
-        region
-        for region in REGIONS
-        if _all_below(units, (unit.code for unit in vocabulary.units if unit.region == region))
+            findings.extend(_finding(entry, (code,), entry.sides[entry.codes.index(code)], units) for code in stated)
+    missing = tuple(
+        (name, code)
+        for name, code, both_sides in _prototype(expression, vocabulary.name)
+        if _all_below(units, both_sides)
     )
-    return Reading(expression, tuple(ordered), tuple(missing.items()), resting)
+    resting = tuple(region for region, codes in _regions(vocabulary.name).items() if _all_below(units, codes))
+    return Reading(expression, tuple(findings), missing, resting)
 
 
-def _finding(codes: tuple[str, ...], side: Side, units: Mapping[str, float], vocabulary: Vocabulary) -> ShownMovement:
+class _Entry(NamedTuple):
+    """A movement of a vocabulary that is written about, with all that is the same for every face."""
+
+    movement: Movement
+    codes: tuple[str, ...]
+    sides: tuple[Side, ...]  # of the codes
+    region: str
+    associated: Mapping[str, tuple[str, ...]]  # code -> expressions
+
+
+# What follows is made once per vocabulary, which is named, since a vocabulary itself takes long to hash.
+@cache
+def _movements(name: str) -> tuple[_Entry, ...]:
+    """From the top of the face down."""
+    vocab = vocabulary(name)
+    entries = [
+        _Entry(
+            movement_of(codes[0], vocab),
+            codes,
+            tuple(vocab.unit(code).side for code in codes),
+            vocab.unit(codes[0]).region,
+            {code: associated_expressions(code, vocab) for code in codes},
+        )
+        for codes in codes_of_movements(vocab).values()
+        # Several units without sides: a name that is only read; each of them has its own.
+        if len(codes) == 1 or vocab.unit(codes[0]).side != "both"
+    ]
+    return tuple(sorted(entries, key=lambda entry: (REGIONS.index(entry.region), vocab.index(entry.codes[0]))))
+
+
+@cache
+def _prototype(expression: str, name: str) -> tuple[tuple[str, str, tuple[str, str]], ...]:
+    """(movement name, code, code and its mirror) of each movement of an expression's prototype."""
+    vocab = vocabulary(name)
+    codes = {movement_of(code, vocab).name: code for code in prototype_units(expression, vocab)}
+    return tuple((movement, code, (code, vocab.unit(code).mirror)) for movement, code in codes.items())
+
+
+@cache
+def _regions(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Region -> its units, from the top of the face down."""
+    units = vocabulary(name).units
+    return {region: tuple(unit.code for unit in units if unit.region == region) for region in REGIONS}
+
+
+def _finding(entry: _Entry, codes: tuple[str, ...], side: Side, units: Mapping[str, float]) -> ShownMovement:
     strongest = max(codes, key=lambda code: units[code])
     return ShownMovement(
-        movement=movement_of(codes[0], vocabulary),
+        movement=entry.movement,
         codes=codes,
         side=side,
         band=band_of(units[strongest]),
         value=float(units[strongest]),
-        region=vocabulary.unit(codes[0]).region,
-        associated=associated_expressions(codes[0], vocabulary),
+        region=entry.region,
+        associated=entry.associated[codes[0]],
     )
 
 
 def _all_below(units: Mapping[str, float], codes: Iterable[str]) -> bool:
-    return all(units.get(code, 0.0) < AT_REST_BELOW for code in codes)
+    for code in codes:
+        if units.get(code, 0.0) >= AT_REST_BELOW:
+            return False
+    return True

@@ -20,6 +20,11 @@ def be(part: str) -> str:
     return "are" if part.endswith("s") else "is"
 
 
+def an(phrase: str) -> str:
+    """The phrase with "a" or "an" before it."""
+    return f"{'an' if phrase[:1] in 'aeiou' else 'a'} {phrase}"
+
+
 def capitalised(sentence: str) -> str:
     """The sentence with its first letter in upper case."""
     return sentence[:1].upper() + sentence[1:]

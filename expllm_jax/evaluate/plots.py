@@ -1,4 +1,4 @@
-"""Pictures of a run's numbers, drawn without a display: confusion matrix, training curves, units stated.
+"""Pictures of numbers, drawn without a display: confusion matrix, training curves, units stated, texts.
 
 Every function returns PNG bytes in a light or a dark theme. Figures are 4.2 inches wide, so that one point is about one
 pixel on a phone 360 pixels wide; colours are Okabe & Ito's, told apart with any colour vision, and never the only sign.
@@ -73,6 +73,10 @@ def _finish_bars(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
     """The grid behind the bars, and title and legend above them."""
     axes.grid(axis="x", color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
+    _legend_above(figure, axes, title, theme)
+
+
+def _legend_above(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
     figure.legend(
         *axes.get_legend_handles_labels(),
         fontsize=8,
@@ -99,6 +103,19 @@ def plot_confusion(scores: Scores, *, title: str = "", theme: Theme = LIGHT) -> 
     rows, columns = counts.shape
     figure = _figure(0.75 + 0.4 * rows, theme)
     axes = figure.add_subplot()
+    _draw_cells(axes, counts, shares, theme)
+    axes.set_xticks(np.arange(columns) + 0.5, [*(name[:_SHORT] for name in classes), "unp."])
+    axes.set_yticks(np.arange(rows) + 0.5, classes)
+    axes.set_xlabel("predicted (unp. = unparsable)", color=theme.muted, fontsize=8)
+    axes.set_ylabel("true", color=theme.muted, fontsize=8)
+    if title:
+        axes.set_title(title, fontsize=9.5, loc="left", color=theme.ink)
+    return _png(figure)
+
+
+def _draw_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, theme: Theme) -> None:
+    """Cells with counts and shares, coloured by share, the first row on top."""
+    rows, columns = counts.shape
     ramp = LinearSegmentedColormap.from_list("share", theme.ramp)
     axes.pcolormesh(shares, cmap=ramp, vmin=0, vmax=1, edgecolors=theme.surface, linewidth=2)
     for row in range(rows):
@@ -118,13 +135,6 @@ def plot_confusion(scores: Scores, *, title: str = "", theme: Theme = LIGHT) -> 
     axes.spines["bottom"].set_visible(False)
     axes.invert_yaxis()
     axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(columns) + 0.5, [*(name[:_SHORT] for name in classes), "unp."])
-    axes.set_yticks(np.arange(rows) + 0.5, classes)
-    axes.set_xlabel("predicted (unp. = unparsable)", color=theme.muted, fontsize=8)
-    axes.set_ylabel("true", color=theme.muted, fontsize=8)
-    if title:
-        axes.set_title(title, fontsize=9.5, loc="left", color=theme.ink)
-    return _png(figure)
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
@@ -281,4 +291,96 @@ def plot_counts(
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _finish_bars(figure, axes, title, theme)
+    return _png(figure)
+
+
+def plot_lengths(
+    words: Sequence[int], reference: Sequence[int] = (), *, title: str = "", theme: Theme = LIGHT
+) -> bytes:
+    """How many texts have how many words, as PNG: shares of a set, and of the one it is compared with, if any.
+
+    Raises ExpllmError when there is no text.
+    """
+    if not words:
+        raise ExpllmError("there is no text to count words of", "give annotations with texts")
+    every = [*words, *reference]
+    step = max(1, math.ceil((max(every) - min(every) + 1) / 30))
+    edges = np.arange(min(every), max(every) + step + 1, step) - 0.5
+    figure = _figure(2.5, theme)
+    axes = figure.add_subplot()
+    for counts, colour, label in ((words, theme.first, "these texts"), (reference, theme.second, "reference")):
+        if counts:
+            weights = np.full(len(counts), 1 / len(counts))
+            axes.hist(counts, edges, weights=weights, color=colour, alpha=0.25)
+            axes.hist(counts, edges, weights=weights, color=colour, histtype="step", linewidth=1.4, label=label)
+    _plain_axes(axes, theme)
+    axes.grid(axis="y", color=theme.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.set_xlabel("words in a text", color=theme.muted, fontsize=8)
+    _legend_above(figure, axes, title, theme)
+    return _png(figure)
+
+
+def plot_shares(
+    names: Sequence[str],
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    labels: tuple[str, str],
+    title: str = "",
+    theme: Theme = LIGHT,
+) -> bytes:
+    """Two shares, 0 to 1, of each of several things, as PNG bars side by side; raises ExpllmError for no things."""
+    if not names:
+        raise ExpllmError("there is nothing to draw", "give at least one row")
+    figure = _figure(1.05 + 0.33 * len(names), theme)
+    axes = figure.add_subplot()
+    place = np.arange(len(names))
+    for shares, offset, colour, label in (
+        (first, -0.19, theme.first, labels[0]),
+        (second, 0.19, theme.second, labels[1]),
+    ):
+        axes.barh(place + offset, shares, 0.34, color=colour, label=label)
+        for row, share in enumerate(shares):
+            axes.text(
+                share + 0.012 * max(*first, *second),
+                row + offset,
+                f"{100 * share:.0f}",
+                va="center",
+                fontsize=6,
+                color=theme.ink,
+            )
+    _plain_axes(axes, theme)
+    axes.set_yticks(place, names, color=theme.ink, fontsize=7.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1.12 * max(0.01, *first, *second))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    _finish_bars(figure, axes, title, theme)
+    return _png(figure)
+
+
+def plot_table(
+    counts: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    across: str,
+    down: str,
+    title: str = "",
+    theme: Theme = LIGHT,
+) -> bytes:
+    """Counts [R, C] as PNG: each cell has its count and its share of the row, which its colour shows too."""
+    shares = np.nan_to_num(ratio(counts, counts.sum(1, keepdims=True)))
+    figure = _figure(0.75 + 0.4 * len(rows), theme)
+    axes = figure.add_subplot()
+    _draw_cells(axes, counts, shares, theme)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xlabel(across, color=theme.muted, fontsize=8)
+    axes.set_ylabel(down, color=theme.muted, fontsize=8)
+    if title:
+        axes.set_title(title, fontsize=9.5, loc="left", color=theme.ink)
     return _png(figure)

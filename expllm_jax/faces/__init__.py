@@ -6,7 +6,13 @@ file of annotated pictures. What data sets write (label numbers, codes of attrib
 too. Nothing here knows of models or needs more than NumPy.
 """
 
-from expllm_jax.faces.annotation import Annotation, read_annotations, write_annotations
+from expllm_jax.faces.annotation import (
+    Annotation,
+    annotation_line,
+    iter_annotations,
+    read_annotations,
+    write_annotations,
+)
 from expllm_jax.faces.attributes import (
     CELEBA_40,
     CODEBOOKS,
@@ -120,6 +126,7 @@ __all__ = [
     "Scale",
     "Side",
     "Vocabulary",
+    "annotation_line",
     "arkit_from_facs",
     "associated_expressions",
     "binarise",
@@ -134,6 +141,7 @@ __all__ = [
     "grade_of",
     "head_pose",
     "is_active",
+    "iter_annotations",
     "label_order_evidence",
     "letter_of",
     "mirrored",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -166,18 +166,25 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Annotation]:
     Raises:
         ExpllmError: the file cannot be read, or a line (named with its number) is not a valid annotation.
     """
+    return [annotation for _, annotation in iter_annotations(path)]
+
+
+def iter_annotations(path: str | os.PathLike[str]) -> Iterator[tuple[int, Annotation]]:
+    """The annotations of a JSON Lines file one by one, each with the number of its line, for files larger than memory.
+
+    Raises:
+        ExpllmError: as :func:`read_annotations`, when it comes to it.
+    """
     path = Path(path)
-    annotations = []
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    annotations.append(_read_line(line, f"{path}, line {number}"))
+                    yield number, _read_line(line, f"{path}, line {number}")
     except OSError as error:
         raise ExpllmError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from error
     except UnicodeDecodeError as error:
         raise ExpllmError(f"{path} is not UTF-8 text.", "Give a JSON Lines file of annotations.") from error
-    return annotations
 
 
 def _read_line(line: str, where: str) -> Annotation:
@@ -206,6 +213,11 @@ def write_annotations(path: str | os.PathLike[str], annotations: Iterable[Annota
     count = 0
     with text_file(path) as file:
         for annotation in annotations:
-            file.write(json.dumps(annotation.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(annotation_line(annotation))
             count += 1
     return count
+
+
+def annotation_line(annotation: Annotation) -> str:
+    """The line of a JSON Lines file that holds an annotation, with its line end."""
+    return json.dumps(annotation.to_json(), ensure_ascii=False, allow_nan=False) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
@@ -117,6 +118,7 @@ SOURCED_UNITS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """Expression -> source -> units, from half of the subjects on where they were counted."""
 
 
+@cache
 def associated_expressions(code: str, vocabulary: Vocabulary = FACS) -> tuple[str, ...]:
     """The expressions a unit is associated with by any source, most widely attested first; () where none says so.
 

@@ -54,6 +54,9 @@ class Vocabulary:
     def _positions(self) -> dict[str, int]:
         return {code: position for position, code in enumerate(self.codes)}
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # the units would be hashed anew at every look-up of what is cached by vocabulary
+
     def __contains__(self, code: object) -> bool:
         return code in self._positions
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expllm_jax.cot import STATED_FROM, band_of, find_statements, parse_cot, split_parts, stated_units
+from expllm_jax.cot import STATED_FROM, band_of, find_statements, parse_cot, split_parts, stated_units, verify
 from expllm_jax.engine import NarratorConfig, narrate
+from expllm_jax.engine.full_sentences import RESTING
+from expllm_jax.engine.phrasing import Chooser
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import EXPRESSIONS, FACS, FEAFA_24, PROTOTYPES, prototype_units, vocabulary
+from expllm_jax.evaluate.text_statistics import distinct, words_of
+from expllm_jax.faces import (
+    EXPRESSIONS,
+    FACS,
+    FEAFA_24,
+    PROTOTYPES,
+    arkit_from_facs,
+    feafa_from_arkit,
+    prototype_units,
+    vocabulary,
+)
+from expllm_jax.sources.rendered import INDEPENDENT, REGIMES, sample_units
 
 CONFIGS = [NarratorConfig(vocab, style) for vocab in ("facs", "feafa") for style in ("full", "brief")]
 CUTS = st.sampled_from((0.0, 0.06, 0.1, 0.2, 0.4, 0.55, 1.0))
@@ -53,17 +69,40 @@ def test_texts_are_true_and_read_back(face):
         assert 30 <= words <= 60
 
 
-@settings(max_examples=100, deadline=None)
+AT_REST = re.compile(
+    r"(?:stay|remain)s? (?:close to|near|at) rest|(?:show|contribute|add)s? nothing|^(?:at|close to|near) rest|"
+    r"^nothing\b.* in ",
+    re.IGNORECASE,
+)
+
+
+@settings(max_examples=150, deadline=None)
 @given(faces())
 def test_regions_called_at_rest_are_at_rest(face):
     config, expression, units, seed = face
     vocab = vocabulary(config.vocabulary)
     text = narrate(expression, units, config, np.random.default_rng(seed))
-    for sentence in split_parts(text).observations.split(". "):
-        if "close to rest" in sentence and "no clear movement" not in sentence:
+    moved = {vocab.unit(code).region for code in vocab.codes if units.get(code, 0) >= STATED_FROM}
+    for sentence in re.split(r"(?<=\.) ", split_parts(text).observations):
+        if AT_REST.search(sentence) and "no clear movement" not in sentence:
+            words = set(re.findall(r"\w+", sentence.lower()))
             for unit in vocab.units:
-                if unit.region in sentence.lower().replace(",", " ").split():
+                if unit.region in words or ("face" in words and unit.region not in moved):
                     assert units.get(unit.code, 0) < 0.06, (sentence, unit)
+
+
+def test_regions_at_rest_are_told_in_the_ways_that_the_test_above_knows():
+    for sentence in RESTING:
+        for form in ({"s": "s", "is": "is"}, {"s": "", "is": "are"}):
+            for seed in range(20):
+                assert AT_REST.search(Chooser(np.random.default_rng(seed)).say(sentence, areas="the nose", **form))
+
+
+def test_a_mouth_that_the_jaw_opens_is_not_called_at_rest():
+    for seed in range(60):
+        text = narrate("Surprise", {"AU27": 0.8}, NarratorConfig(), np.random.default_rng(seed))
+        resting = [s for s in split_parts(text).observations.split(". ") if AT_REST.search(s)]
+        assert not any("mouth" in sentence for sentence in resting)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.vocabulary}-{c.style}")
@@ -85,6 +124,42 @@ def typical(style, seed):
 
 def test_full_texts_have_the_length_of_the_released_ones():
     assert np.median([len(typical("full", seed).split()) for seed in range(140)]) == pytest.approx(117, abs=5)
+
+
+def sampled(name, number):
+    """An expression and units as faces are rendered with them; of independent faces they have nothing in common."""
+    rng = np.random.default_rng(number)
+    regime = (*REGIMES, INDEPENDENT)[number % 4]
+    expression = EXPRESSIONS[int(rng.integers(8))]
+    units = sample_units(None if regime == INDEPENDENT else expression, regime, rng)
+    if name == "facs":
+        return expression, units
+    units = feafa_from_arkit(arkit_from_facs(units))
+    return expression, {code: float(min(1.0, value * rng.uniform(0.6, 1.2))) for code, value in units.items()}
+
+
+@pytest.mark.parametrize("name", ["facs", "feafa"])
+def test_the_verifier_finds_nothing_and_full_texts_differ_in_most_of_their_phrases(name):
+    words, lengths = [], []
+    for number in range(300):
+        expression, units = sampled(name, number)
+        text = narrate(expression, units, NarratorConfig(name), np.random.default_rng([1, number]))
+        found = verify(text, units=units, vocabulary=vocabulary(name), expression=expression, allowed=EXPRESSIONS)
+        assert not found, text
+        words.append(words_of(text))
+        lengths.append(len(text.split()))
+    assert 105 <= np.median(lengths) <= 125
+    # At 300 texts; the first version had 0.06 and 0.05. It falls with their number, see launch/bench/narrator.py.
+    assert distinct(words, 3) > 0.25
+
+
+def test_brief_texts_are_those_that_demo_models_have_learnt():
+    told = hashlib.sha256()
+    for number in range(120):
+        name = ("facs", "feafa")[number % 2]
+        expression, units = sampled(name, number)
+        told.update(narrate(expression, units, NarratorConfig(name, "brief"), np.random.default_rng(number)).encode())
+    assert told.hexdigest() == "baa36fb6bf87d3d86bce85716fe62d4d771b62a80041f3972cfdaf8703f531ad"
 
 
 def test_full_texts_vary_and_brief_ones_hardly_do():
@@ -117,7 +192,8 @@ def test_contradictions_and_gaps_are_told():
         narrate("Anger", {"AU4": 0.8, "AU12": 0.6}, NarratorConfig("facs", "full"), np.random.default_rng(s))
         for s in range(20)
     ]
-    assert all("lip corner pull" in split_parts(text).interpretation for text in texts)
+    for text in texts:
+        assert any(s.code == "AU12" for s in find_statements(split_parts(text).interpretation, FACS)), text
     denied = [{s.code for s in find_statements(text, FACS) if s.negated} for text in texts]
     assert any(denied) and all(codes <= {"AU5", "AU7", "AU24"} for codes in denied)
     brief = narrate("Anger", {"AU4": 0.8, "AU12": 0.6}, NarratorConfig("facs", "brief"), np.random.default_rng(0))
