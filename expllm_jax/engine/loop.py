@@ -4,9 +4,9 @@
                ▲                                │ no            │ findings
                └──────── memory ◄── Reflect ◄───┴───────────────┘
 
-The paper shows the figure and says neither how many rounds there are nor what becomes of faces that never agree
-(`method/expllm.md` §6): here the limit is a setting, and such faces are rejected with their history. Unlabelled faces
-go through the same loop without the comparison; their provenance says so.
+The paper shows the figure and says neither how many rounds there are nor what becomes of faces that never agree: here
+the limit is a setting, and such faces are rejected with their history. Unlabelled faces go through the same loop
+without the comparison; their provenance says so.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Four measurements, each printed as a table (`--json`: one object):
 
 - *released texts, corrupted*: `tests/golden/corrupt_texts.py` makes one mistake in each of 300 released texts; it
   counts as found when a finding of a fitting code, that was not there before, lies on the sentences that were changed.
-- *released texts, read by a person*: of the findings in 100 released texts (50 of all, 50 of those with findings), the
-  share that `tests/golden/hand_labels.json` calls true. Findings that it does not know are counted apart.
+- *released texts, judged one by one*: of the findings in 100 released texts (50 of all, 50 of those with findings), the
+  share that `tests/golden/judged_findings.json` calls true. Findings that it does not know are counted apart.
 - *narrated texts*: the offline narrator's, with and without a mistake, under the strict rules.
 - *speed*: texts a second on one core, in processor time.
 """
@@ -97,8 +97,8 @@ def corrupted_texts(entries: Sequence[dict[str, Any]], seed: int, count: int) ->
 
 
 def labelled_texts(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Precision by code on the texts whose findings a person has judged."""
-    labels = json.loads((TESTS / "golden" / "hand_labels.json").read_text())
+    """Precision by code on the texts whose findings were judged one by one; the file says how."""
+    labels = json.loads((TESTS / "golden" / "judged_findings.json").read_text())
     verdicts = {
         (each["file_name"], each["code"], each["start"], each["end"]): each["true"] for each in labels["findings"]
     }

