@@ -81,7 +81,7 @@ def score_unit_values(
             for level, (low, high) in intervals.items()
         }
         mae = float(np.mean(np.abs(truth - value))) if len(truth) else float("nan")
-        scores.append(
-            UnitValueScore(vocabulary, code, len(truth), pearson(truth, value), mae, icc_3_1(truth, value), coverage)
-        )
+        # Where a unit is never shown, an ICC would be 0 whatever is predicted.
+        icc = icc_3_1(truth, value) if len(truth) and np.ptp(truth) > 0 else float("nan")
+        scores.append(UnitValueScore(vocabulary, code, len(truth), pearson(truth, value), mae, icc, coverage))
     return scores

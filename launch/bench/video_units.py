@@ -100,11 +100,11 @@ def table(told: dict[str, Any]) -> str:
     """The numbers for people."""
     who = ", ".join(told["held_out"])
     lines = [f"{told['frames']:,} frames of {who}, in {told['blocks']} blocks; r with what the teacher says"]
-    lines.append(f"{'':<16}" + "".join(f"{name:>30}" for name in told["runs"]))
+    lines.append(f"{'':<16}" + "".join(f"{name:>30}" for name in told["runs"]) + f"{'teacher sd':>14}")
     for output in ASKED:
         rows = [found[output] for found in told["runs"].values()]
         cells = (f"{row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in rows)
-        lines.append(f"{output:<16}" + "".join(f"{cell:>30}" for cell in cells))
+        lines.append(f"{output:<16}" + "".join(f"{cell:>30}" for cell in cells) + f"{rows[0]['teacher_sd']:>14.3f}")
     return "\n".join(lines)
 
 
