@@ -28,7 +28,7 @@ def test_every_feafa_unit_moves_and_sides_move_apart(feafa):
     for left, unit in enumerate(FEAFA_24.units):
         if unit.side == "left":
             r = np.corrcoef(feafa[:, left], feafa[:, FEAFA_24.index(unit.mirror)])[0, 1]
-            assert r < 0.85, unit.name  # 1 on symmetric faces
+            assert r < 0.95, unit.name  # 1 on symmetric faces; raised brows share their inner part
 
 
 def test_no_side_is_favoured(feafa):

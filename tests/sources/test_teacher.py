@@ -58,7 +58,7 @@ def test_a_crop_has_the_face_where_rendered_ones_have_it():
     rows, side = np.nonzero(crop.any(1))[0], len(crop)
     assert crop.shape == (side, side) and len(rows) / side == pytest.approx(FACE_HEIGHT, abs=0.02)
     assert (rows[0] + rows[-1] + 1) / 2 / side == pytest.approx(FACE_MIDDLE, abs=0.02)
-    moved = framed(canvas.crop((25, 15, 95, 105)), BOX - [25, 15])
+    moved = framed(canvas.crop((26, 16, 96, 106)), BOX - [26, 16])
     assert np.array_equal(np.asarray(moved)[..., 0] == 255, crop)
 
 
