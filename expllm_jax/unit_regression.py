@@ -11,6 +11,7 @@ A stage whose result is there is not done again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -316,6 +317,7 @@ def _features(run: UnitRun, tower_def: ModelDef, tower: Params, name: str, pictu
     )
 
 
+@functools.lru_cache(maxsize=2)  # compiled once for all splits
 def _encoder(tower_def: ModelDef, layers: tuple[int, ...]) -> Callable[[Params, np.ndarray], jax.Array]:
     return jax.jit(lambda tower, pixels: merge(tower_def, tower)(pixels, layers=layers or None))
 

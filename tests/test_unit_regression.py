@@ -13,10 +13,11 @@ from expllm_jax.cli import main
 from expllm_jax.config import load_any_experiment, load_experiment
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import read_annotations, write_annotations
-from expllm_jax.models import UnitRegressorConfig, ViTConfig, init
+from expllm_jax.models import UnitRegressorConfig, ViTConfig
 from expllm_jax.sources.rendered import RenderedConfig
 from expllm_jax.train import UnitTrainConfig
 from expllm_jax.unit_experiment import OUTPUTS, UnitExperiment
+from tests.train.tiny import tiny_model
 
 TOWER = ViTConfig(width=8, depth=1, heads=2, native_grid=16)
 EXPERIMENT = UnitExperiment(
@@ -34,8 +35,9 @@ EXPERIMENT = UnitExperiment(
 @pytest.fixture(scope="module", autouse=True)
 def tiny_tower():
     with pytest.MonkeyPatch.context() as patch:
-        tower_def, tower = init(TOWER, 0)
+        tower_def, tower = tiny_model(TOWER)
         patch.setattr(unit_regression, "_tower", lambda experiment: (tower_def, tower))
+        patch.setattr(unit_regression, "init", tiny_model)  # which compiles nothing
         yield
 
 

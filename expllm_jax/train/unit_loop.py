@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -179,13 +180,13 @@ def train_units(
             f"a batch of {config.batch} does not divide over {shards} devices",
             f"set train.batch to a multiple of {shards}",
         )
+    fixed = {key: value for key, value in dataclasses.asdict(config).items() if key not in UNIT_FREE_FIELDS}
     facts = {
-        "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in UNIT_FREE_FIELDS},
+        "config": json.loads(json.dumps(fixed)),  # tuples become lists, as they will be when read back
         "paths": list(graphdef.paths),
         "sets": [[len(each.values_RU), each.weight] for each in sets],
         "identity": dict(identity or {}),
     }
-    facts["config"]["optimizer"]["betas"] = list(config.optimizer.betas)  # as it will be when read back
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         checkpointer = stack.enter_context(Checkpointer(run_dir, keep=config.keep))

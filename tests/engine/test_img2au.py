@@ -13,8 +13,9 @@ from expllm_jax.engine.img2au import Img2Au, UnitModelFiles, annotated, read_uni
 from expllm_jax.engine.unit_calibration import UnitCalibration
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation
-from expllm_jax.models import UnitRegressorConfig, ViTConfig, abstract, init, merge
+from expllm_jax.models import UnitRegressorConfig, ViTConfig, abstract, merge
 from expllm_jax.records import normalise, read_picture, square
+from tests.train.tiny import tiny_model
 
 OUTPUTS = (("facs", "AU12"), ("feafa", "FEAFA12"), ("feafa", "FEAFA13"))
 FILES = UnitModelFiles(
@@ -29,7 +30,7 @@ FILES = UnitModelFiles(
 
 @pytest.fixture(scope="module")
 def model():
-    return Img2Au(FILES, init(FILES.vision, 0)[1], init(FILES.head, 1)[1], "img2au test at update 7")
+    return Img2Au(FILES, tiny_model(FILES.vision)[1], tiny_model(FILES.head)[1], "img2au test at update 7")
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_pictures_and_cached_features_give_the_same_units(model, pictures):
     told = []
     of_pictures = model.regress(pictures, report=told.append)
     pixels = np.stack([normalise(square(read_picture(path), 28)) for path in pictures])
-    tower = merge(abstract(FILES.vision)[0], init(FILES.vision, 0)[1])
+    tower = merge(abstract(FILES.vision)[0], tiny_model(FILES.vision)[1])
     of_features = model.from_features(np.asarray(tower(pixels, layers=(0,)).astype(jnp.float16)))
     assert told == [16, 18] and of_pictures.value_PU.shape == of_pictures.deviation_PU.shape == (18, 3)
     np.testing.assert_allclose(of_pictures.value_PU, of_features.value_PU, atol=2e-3)

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import UnitEstimates, UnitRegressorConfig, abstract, init, merge, unit_losses
+from expllm_jax.models import UnitEstimates, UnitRegressorConfig, abstract, merge, unit_losses
 from expllm_jax.parallel import logical_axes
+from tests.train.tiny import tiny_model
 
 CONFIG = UnitRegressorConfig(units=3, width=8, tokens=4, heads=2, head_width=5, hidden=6)
 
 
 @pytest.fixture(scope="module")
 def head():
-    return init(CONFIG, 0)
+    return tiny_model(CONFIG)
 
 
 def test_a_mean_and_a_variance_for_every_unit(head):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.models import UnitRegressorConfig, init
+from expllm_jax.models import UnitRegressorConfig
 from expllm_jax.train import OptimizerConfig, UnitSet, UnitTrainConfig, build_optimizer, train_units
 from expllm_jax.train.state import TrainState
 from expllm_jax.train.unit_loop import make_unit_step, usual_variances
+from tests.train.tiny import tiny_model
 
 HEAD = UnitRegressorConfig(units=2, width=6, tokens=4, heads=1, head_width=4, hidden=4)
 CONFIG = UnitTrainConfig(steps=6, batch=4, checkpoint_every=3, log_every=2, optimizer=OptimizerConfig(lr=0.02))
@@ -36,11 +37,11 @@ SETS = [pictures(24, 1, 0.75), pictures(10, 2, 0.25)]
 
 def train(run, config=CONFIG, sets=SETS, **kw):
     run.mkdir(exist_ok=True)
-    return train_units(config, *init(HEAD, 0), sets, run, stream=io.StringIO(), **kw)
+    return train_units(config, *tiny_model(HEAD), sets, run, stream=io.StringIO(), **kw)
 
 
 def test_an_unknown_unit_has_no_gradient_whatever_is_said_of_it():
-    graphdef, params = init(HEAD, 0)
+    graphdef, params = tiny_model(HEAD)
     optimizer = build_optimizer(OptimizerConfig(lr=0.1, weight_decay=0.0), 10)
     step = jax.jit(make_unit_step(graphdef, optimizer, np.ones(2, np.float32), 0.1))
     batch = {"features": SETS[0].features_RND[:4], "values": np.array([[0.5, np.nan]] * 4, np.float32)}
