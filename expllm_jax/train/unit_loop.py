@@ -125,7 +125,7 @@ def make_unit_step(graphdef: ModelDef, optimizer: Optimizer, usual_U: np.ndarray
         known_BU = ~jnp.isnan(batch["values"])
         truth_BU = jnp.where(known_BU, batch["values"], 0.0)  # no NaN may enter a gradient, not even times 0
         estimates = merge(graphdef, params)(batch["features"])
-        losses_BU = unit_losses(estimates, truth_BU, usual_U, variance_weight)
+        losses_BU = unit_losses(estimates, truth_BU, jnp.asarray(usual_U), variance_weight)
         count = jnp.maximum(jnp.sum(known_BU), 1)
         squared = jnp.square(estimates.mean_BU - truth_BU)
         return jnp.sum(jnp.where(known_BU, losses_BU, 0.0)) / count, jnp.sum(jnp.where(known_BU, squared, 0.0)) / count
