@@ -19,7 +19,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from expllm_jax.engine import NarratorConfig
 from expllm_jax.errors import ExpllmError
@@ -27,8 +27,9 @@ from expllm_jax.faces import BASIC_7
 from expllm_jax.models import ExpLLMConfig, abstract, select, smollm2_135m, vit_s14
 from expllm_jax.parallel import preset
 from expllm_jax.records import EncodeConfig, MixtureEntry
-from expllm_jax.sources.rendered import INDEPENDENT, RenderedConfig
+from expllm_jax.sources.rendered import UNEXPRESSIVE, RenderedConfig
 from expllm_jax.train import TrainConfig
+from expllm_jax.unit_experiment import UnitExperiment
 from expllm_jax.weight_sources import described_config, is_path
 
 _BESIDE_THE_PACKAGE = Path(__file__).resolve().parent.parent / "configs"
@@ -203,10 +204,10 @@ class Experiment:
         for name in ("expressions", "test_regimes"):
             _no_repeats(f"data.{name}", getattr(data, name))
         for name in ("train_regimes", "test_regimes"):
-            if INDEPENDENT in getattr(data, name):
+            for regime in set(getattr(data, name)) & set(UNEXPRESSIVE):
                 raise ExpllmError(
-                    f"data.{name} names '{INDEPENDENT}', whose faces have no expression to ask about",
-                    "use clean, mild and hard; independent faces are for regressors",
+                    f"data.{name} names '{regime}', whose faces have no expression to ask about",
+                    f"use clean, mild and hard; {regime} faces are for regressors",
                 )
         unknown = [split for split in self.evaluation.splits if split not in data.test_regimes]
         if unknown:
@@ -216,13 +217,30 @@ class Experiment:
             )
 
 
+AnyExperiment = Experiment | UnitExperiment
+"""An ExpLLM, or a regressor of action units."""
+
+Kind = TypeVar("Kind", Experiment, UnitExperiment)
+
+
 def load_experiment(name_or_path: str, overrides: Sequence[str] = (), *, accelerator: str = "") -> Experiment:
     """The experiment of a file in `configs/` (by name or path), with the preset of an accelerator, if one is named, and
     `key=value` overrides applied, which win.
 
-    Raises ExpllmError for an unknown name (listing the nearest), a file that does not define `experiment()`, and bad
-    overrides.
+    Raises ExpllmError for an unknown name (listing the nearest), a file that does not define `experiment()`, one of a
+    regressor of units, and bad overrides.
     """
+    made = load_any_experiment(name_or_path, overrides, accelerator=accelerator)
+    if isinstance(made, UnitExperiment):
+        raise ExpllmError(
+            f"the experiment '{name_or_path}' trains a regressor of action units, not an ExpLLM",
+            "use it with `expllm train`, `expllm eval` and `expllm engine units`",
+        )
+    return made
+
+
+def load_any_experiment(name_or_path: str, overrides: Sequence[str] = (), *, accelerator: str = "") -> AnyExperiment:
+    """The same for experiments of either kind. Presets are for ExpLLMs: raises ExpllmError for one of a regressor."""
     path = Path(name_or_path)
     if path.suffix != ".py":
         path = CONFIG_FOLDER / f"{name_or_path}.py"
@@ -247,6 +265,10 @@ def load_experiment(name_or_path: str, overrides: Sequence[str] = (), *, acceler
             f"{path} cannot be used: {type(error).__name__}: {error}",
             "it must define experiment() -> Experiment; see configs/",
         ) from error
+    if isinstance(made, UnitExperiment):
+        if accelerator:
+            raise ExpllmError(f"{path} trains a regressor of units, which has no presets", "leave --accelerator out")
+        return override(made, overrides)
     if not isinstance(made, Experiment):
         raise ExpllmError(
             f"{path}: experiment() returned {type(made).__name__}", "return an expllm_jax.config.Experiment"
@@ -295,7 +317,7 @@ def experiment_names() -> list[str]:
     return sorted(path.stem for path in CONFIG_FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
-def override(experiment: Experiment, assignments: Iterable[str]) -> Experiment:
+def override(experiment: Kind, assignments: Iterable[str]) -> Kind:
     """Applies `a.b=value` strings, all at once, so that keys which depend on each other can be changed together; of
     a key that is given twice the last value counts. Every value is read as the type its field has.
 
@@ -311,7 +333,7 @@ def override(experiment: Experiment, assignments: Iterable[str]) -> Experiment:
     return _replaced(experiment, "", changes)
 
 
-def _leaf_type(root: Experiment, key: str) -> Any:
+def _leaf_type(root: AnyExperiment, key: str) -> Any:
     """The type of the field that `key` names."""
     node: Any = root
     kind: Any = type(root)
@@ -410,9 +432,9 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def experiment_from_json(value: Mapping[str, Any]) -> Experiment:
-    """The experiment that `to_json` wrote. Raises KeyError, TypeError or ExpllmError if it is none."""
-    return _from_json(Experiment, value)
+def experiment_from_json(value: Mapping[str, Any], kind: type[Kind] = Experiment) -> Kind:
+    """The experiment that `to_json` wrote. Raises KeyError, TypeError or ExpllmError if it is none of this kind."""
+    return _from_json(kind, value)
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -450,7 +472,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def render(experiment: Experiment) -> str:
+def render(experiment: AnyExperiment) -> str:
     """One `key = value` line per leaf, for people and for golden copies."""
     return "".join(
         f"{key} = {json.dumps(to_json(value), ensure_ascii=False)}\n" for key, value in flatten(experiment).items()

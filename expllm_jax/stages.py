@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from expllm_jax import config as configuration
 from expllm_jax.assets import asset_path, cache_dir
 from expllm_jax.checkpoints import params_fingerprint
-from expllm_jax.config import PICTURE_SIZE, Experiment
+from expllm_jax.config import PICTURE_SIZE, AnyExperiment, Experiment
 from expllm_jax.engine import narrate
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
@@ -77,9 +77,11 @@ from expllm_jax.train import (
     train,
     use_compile_cache,
 )
+from expllm_jax.unit_experiment import UnitExperiment
 from expllm_jax.weights import tokenizer_json_from_gguf
 
 Say = Callable[[str], None]
+E = TypeVar("E", Experiment, UnitExperiment)
 EXPERIMENT, ANNOTATIONS = "experiment.json", "annotations.jsonl"
 # Written before EXPERIMENT: a folder that holds nothing else is one that a killed command had just begun.
 COMMAND, RENDERED = "command.txt", "experiment.txt"
@@ -128,15 +130,20 @@ def open_folder(path: str | Path, experiment: Experiment, say: Say, *, command: 
     """
     path = Path(path)
     check_feasible(experiment)
+    claim_folder(path, experiment, command)
+    return RunFolder(path, experiment, say)
+
+
+def claim_folder(path: Path, experiment: AnyExperiment, command: Sequence[str]) -> None:
+    """Makes the folder an experiment's, or finds that it is; raises ExpllmError as `open_folder` does."""
     if is_first():
         _open_first(path, experiment, command)
     barrier("run folder open", FOR_THE_FIRST)
     if not is_first():
         _check_shared(path, experiment)
-    return RunFolder(path, experiment, say)
 
 
-def _open_first(path: Path, experiment: Experiment, command: Sequence[str]) -> None:
+def _open_first(path: Path, experiment: AnyExperiment, command: Sequence[str]) -> None:
     """Makes the folder or takes it up, in the process that writes."""
     file = path / EXPERIMENT
     try:
@@ -166,7 +173,7 @@ def _open_first(path: Path, experiment: Experiment, command: Sequence[str]) -> N
     _describe(path, experiment, command)
 
 
-def _check_shared(path: Path, experiment: Experiment) -> None:
+def _check_shared(path: Path, experiment: AnyExperiment) -> None:
     """Raises ExpllmError unless this process sees the experiment that the first one wrote, and was asked for it too."""
     file, until = path / EXPERIMENT, time.monotonic() + SHARED_DISK_DELAY
     while not file.is_file():
@@ -182,7 +189,7 @@ def _check_shared(path: Path, experiment: Experiment) -> None:
         raise ExpllmError(f"process 0 was asked for another experiment: {shown}", "give all processes the same command")
 
 
-def _keys_of(experiment: Experiment | Path) -> dict[str, Any]:
+def _keys_of(experiment: AnyExperiment | Path) -> dict[str, Any]:
     """Every key and value of an experiment, or of the file that holds one."""
     described = _read_experiment(experiment) if isinstance(experiment, Path) else configuration.to_json(experiment)
     return configuration.flatten_json(described)
@@ -200,7 +207,7 @@ def _done_by_the_first(stage: Callable[[RunFolder], None]) -> Callable[[RunFolde
     return done
 
 
-def _describe(path: Path, experiment: Experiment, command: Sequence[str]) -> None:
+def _describe(path: Path, experiment: AnyExperiment, command: Sequence[str]) -> None:
     """Writes down what is asked for, and what the user typed."""
     described = json.dumps(configuration.to_json(experiment), indent=2, ensure_ascii=False)
     try:
@@ -238,7 +245,11 @@ def check_feasible(experiment: Experiment) -> None:
 
 def reopen_folder(path: str | Path, say: Say) -> RunFolder:
     """The run folder of an earlier command. Raises ExpllmError if there is none, or it is damaged."""
-    path = Path(path)
+    return RunFolder(Path(path), described_experiment(Path(path), Experiment), say)
+
+
+def described_experiment(path: Path, kind: type[E]) -> E:
+    """The experiment, of the given kind, that a run folder was made for; raises ExpllmError as `reopen_folder` does."""
     file = path / EXPERIMENT
     if not os.path.isfile(file):
         what = f"holds no {EXPERIMENT}" if os.path.isdir(path) else "does not exist"
@@ -246,7 +257,7 @@ def reopen_folder(path: str | Path, say: Say) -> RunFolder:
             f"the run {path} {what}", "give the folder of a run that `expllm train` or `expllm demo` made"
         )
     try:
-        return RunFolder(path, configuration.experiment_from_json(_read_experiment(file)), say)
+        return configuration.experiment_from_json(_read_experiment(file), kind)
     except ExpllmError as error:
         raise ExpllmError(f"{file}: {error.problem}", error.remedy) from error
     except (ValueError, KeyError, TypeError) as error:

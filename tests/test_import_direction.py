@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "checkpoints": {"parallel"},
     "records": {"faces", "cot"},
     "infer": {"faces", "cot", "parallel", "models", "weights", "checkpoints", "records"},
-    "engine": {"faces", "cot", "sources", "parallel", "models", "weights", "checkpoints", "infer"},
+    "engine": {"faces", "cot", "sources", "parallel", "models", "weights", "checkpoints", "records", "infer"},
     "train": {"faces", "parallel", "models", "weights", "checkpoints", "records"},
     "fit": {"train", "infer", "records", "parallel", "models"},
     "evaluate": {"faces", "cot", "sources", "records", "checkpoints", "infer"},
@@ -42,6 +42,8 @@ OUTER = {
     "doctor",
     "initial_weights",
     "stages",
+    "unit_experiment",
+    "unit_regression",
     "weight_sources",
     "weights_commands",
 }

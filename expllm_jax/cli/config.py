@@ -9,17 +9,17 @@ from expllm_jax.cli.parsing import accelerator_argument, add_group, add_verb, ov
 
 
 def _show(options: argparse.Namespace) -> dict[str, Any]:
-    from expllm_jax.config import load_experiment, render, to_json
+    from expllm_jax.config import load_any_experiment, render, to_json
 
-    experiment = load_experiment(options.experiment, options.set, accelerator=options.accelerator)
+    experiment = load_any_experiment(options.experiment, options.set, accelerator=options.accelerator)
     show(options, render(experiment).rstrip())
     return to_json(experiment)
 
 
 def _list(options: argparse.Namespace) -> dict[str, str]:
-    from expllm_jax.config import experiment_names, load_experiment
+    from expllm_jax.config import experiment_names, load_any_experiment
 
-    found = {name: load_experiment(name).about for name in experiment_names()}
+    found = {name: load_any_experiment(name).about for name in experiment_names()}
     show(options, "\n".join(f"{name:<10} {about}" for name, about in found.items()))
     return found
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from expllm_jax.cli import data_add_units, plan
+from expllm_jax.cli import data_add_units, data_label_frames, plan
 from expllm_jax.cli.parsing import (
     DEFAULT_RUN,
     Outcome,
@@ -370,6 +370,7 @@ def add(verbs: Any) -> None:
     inspect.add_argument("--html", metavar="FILE", help="a page to write, with the picture")
     data_add_units.add(data)
     plan.add(data)
+    data_label_frames.add(data)
 
 
 def _which_part(verb: argparse.ArgumentParser) -> None:

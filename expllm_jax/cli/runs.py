@@ -22,6 +22,7 @@ from expllm_jax.cli.parsing import (
 
 if TYPE_CHECKING:
     from expllm_jax.checkpoints import Preempted
+    from expllm_jax.unit_experiment import UnitExperiment
 
 
 def _demo(options: argparse.Namespace) -> dict[str, Any] | Outcome:
@@ -41,8 +42,9 @@ def _demo(options: argparse.Namespace) -> dict[str, Any] | Outcome:
 def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     from expllm_jax import stages
     from expllm_jax.checkpoints import Preempted
-    from expllm_jax.config import load_experiment
+    from expllm_jax.config import load_any_experiment
     from expllm_jax.parallel import DistributedConfig, is_first, start_distributed, together
+    from expllm_jax.unit_experiment import UnitExperiment
 
     start_distributed(
         DistributedConfig(options.coordinator, options.processes, options.process_id, options.start_timeout), say
@@ -50,7 +52,9 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     options.quiet = not is_first()
     with together():
         given = [*options.set, *([f"on_error={options.on_error}"] if options.on_error else [])]
-        experiment = load_experiment(options.experiment, given, accelerator=options.accelerator)
+        experiment = load_any_experiment(options.experiment, given, accelerator=options.accelerator)
+        if isinstance(experiment, UnitExperiment):
+            return _train_units(options, experiment)
         run = stages.open_folder(options.out, experiment, say if is_first() else _unsaid, command=options.typed)
         stages.render_faces(run)
         stages.build_records(run)
@@ -67,6 +71,24 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | Outcome:
     return {"run": str(run.path), "steps": result.steps, "loss": result.loss, "skipped": result.skipped}
 
 
+def _train_units(options: argparse.Namespace, experiment: UnitExperiment) -> dict[str, Any] | Outcome:
+    from expllm_jax import unit_regression
+    from expllm_jax.checkpoints import Preempted
+
+    run = unit_regression.open_unit_run(options.out, experiment, say, command=options.typed)
+    try:
+        loss = unit_regression.train_run(run)
+    except Preempted as stopped:
+        return _stopped(options, stopped)
+    show(
+        options,
+        f"trained     {experiment.train.steps:,} steps{'' if loss is None else f', loss {loss:.4f}'}\n"
+        f"model       {run.path}\n"
+        f"next: expllm eval --run {run.path}, or expllm engine units PICTURE.jpg --run {run.path} --out units.jsonl",
+    )
+    return {"run": str(run.path), "steps": experiment.train.steps, "loss": loss}
+
+
 def _stopped(options: argparse.Namespace, stopped: Preempted) -> Outcome:
     """Of a run that was told to stop and has saved everything."""
     say(f"expllm: {stopped}")
@@ -79,8 +101,10 @@ def _unsaid(text: str) -> None:
 
 
 def _eval(options: argparse.Namespace) -> dict[str, Any]:
-    from expllm_jax import assessment, stages
+    from expllm_jax import assessment, stages, unit_regression
 
+    if unit_regression.is_unit_run(options.run):
+        return _eval_units(options)
     run = stages.reopen_folder(options.run, say)
     metrics = assessment.evaluate_run(run, overwrite=True)
     report = assessment.report_run(run, metrics)
@@ -92,6 +116,21 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
         show(options, f"{row.name:<12} {row.recall:.3f}   {row.precision:.3f}      {row.f1:.3f}  {row.n}")
     show(options, f"\nreport   {report}\nmetrics  {run.path / assessment.METRICS}\nplots    {run.path / 'plots'}")
     return dict(metrics.values)
+
+
+def _eval_units(options: argparse.Namespace) -> dict[str, Any]:
+    from expllm_jax import unit_regression
+
+    run = unit_regression.reopen_unit_run(options.run, say)
+    told = unit_regression.evaluate_run(run)
+    for split, found in told["splits"].items():
+        show(options, f"{split}: {found['pictures']:,} pictures of people never seen")
+        for line in unit_regression.table(found):
+            show(options, f"  {line}")
+        show(options, "")
+    show(options, f"metrics  {run.path / unit_regression.METRICS}\n"
+                  f"next: expllm engine units PICTURE.jpg --run {run.path} --out units.jsonl")  # fmt: skip
+    return told
 
 
 def _predict(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -42,6 +42,8 @@ from expllm_jax.faces.intensity import (
 )
 from expllm_jax.faces.label_evidence import OrderEvidence, label_order_evidence
 from expllm_jax.faces.mappings import (
+    ARKIT_OF_FACS,
+    ARKIT_OF_FEAFA,
     FACS_OF_FEAFA,
     JAW_DROP_LIMIT,
     arkit_from_facs,
@@ -88,6 +90,8 @@ from expllm_jax.faces.units import (
 
 __all__ = [
     "ARKIT_52",
+    "ARKIT_OF_FACS",
+    "ARKIT_OF_FEAFA",
     "ASSOCIATIONS",
     "BASIC_7",
     "BINARISATIONS",

@@ -49,6 +49,10 @@ _ARKIT_OF_FACS: dict[str, tuple[str, ...]] = {
     "AU33": ("cheekPuff",),
     "AU43": _sides("eyeBlink"),
 }
+ARKIT_OF_FACS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    _ARKIT_OF_FACS | {"AU26": ("jawOpen",), "AU27": ("jawOpen",)}
+)
+"""FACS unit -> the ARKit coefficients that show it, of RENDERED_UNITS."""
 
 # FEAFA unit -> the coefficients of which the strongest is its value. FEAFA raises a brow as a whole, ARKit's inner part
 # has no sides; FEAFA's lip, nose and cheek units have no sides either.
@@ -79,6 +83,10 @@ _ARKIT_OF_FEAFA: tuple[tuple[str, ...], ...] = (
     _sides("noseSneer"),
 )
 
+ARKIT_OF_FEAFA: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    dict(zip(FEAFA_24.codes, _ARKIT_OF_FEAFA, strict=True))
+)
+"""FEAFA unit -> the ARKit coefficients that show it."""
 
 # FACS unit -> the FEAFA units that show it; its value is the strongest one's. Read off FEAFA+'s own descriptions
 # (arXiv 2111.02751), and so that a face measured in ARKit's coefficients gets the same FACS units by way of FEAFA. The
@@ -192,10 +200,7 @@ def feafa_from_arkit(coefficients: Mapping[str, float]) -> dict[str, float]:
     Raises like :func:`facs_from_arkit`.
     """
     check_intensities(coefficients, ARKIT_52)
-    return {
-        code: float(_strongest(coefficients, names))
-        for code, names in zip(FEAFA_24.codes, _ARKIT_OF_FEAFA, strict=True)
-    }
+    return {code: float(_strongest(coefficients, names)) for code, names in ARKIT_OF_FEAFA.items()}
 
 
 def arkit_from_facs(units: Mapping[str, float], *, one_sided: Mapping[str, Side] | None = None) -> dict[str, float]:

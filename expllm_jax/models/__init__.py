@@ -34,6 +34,7 @@ from expllm_jax.models.lora import LoRAConfig, merge_lora, unmerge_lora
 from expllm_jax.models.params import AbstractParams, ModelDef, Params, abstract, count, init, merge, select, split
 from expllm_jax.models.projector import Projector, ProjectorConfig
 from expllm_jax.models.quantize import dequantize_int8, from_int8, quantize_int8, to_int8
+from expllm_jax.models.unit_regressor import UnitEstimates, UnitRegressor, UnitRegressorConfig, unit_losses
 from expllm_jax.models.vit import ViT, ViTConfig
 from expllm_jax.models.vit_sizes import clip_l14, siglip_b16, siglip_so400m14, vit_b14, vit_g14, vit_l14, vit_s14
 
@@ -92,4 +93,8 @@ __all__ = [
     "vit_g14",
     "vit_l14",
     "vit_s14",
+    "UnitEstimates",
+    "UnitRegressor",
+    "UnitRegressorConfig",
+    "unit_losses",
 ]

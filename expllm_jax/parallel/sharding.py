@@ -64,6 +64,11 @@ PARAM_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(.*/)?layers/0/kernel", ("embed", "mlp")),
     (r"(.*/)?layers/\d+/kernel", ("mlp", "embed")),
     (r"(.*/)?layers/\d+/bias", ("whole",)),
+    # head of the unit regressor: small, the same on every device
+    (r"(keys|values)/kernel", ("whole", "whole")),
+    (r"(keys|values)/bias", ("whole",)),
+    (r"positions|queries|mixing|unit_bias[12]", ("whole", "whole")),
+    (r"unit_kernel[12]", ("whole", "whole", "whole")),
 )
 
 ACTIVATION_RULES: dict[str, tuple[str, ...]] = {

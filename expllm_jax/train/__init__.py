@@ -28,6 +28,7 @@ from expllm_jax.train.skipped import SKIPPED
 from expllm_jax.train.state import TrainState, create_state, state_shardings
 from expllm_jax.train.step import make_eval_step, make_train_step
 from expllm_jax.train.train_config import FREE_FIELDS, TrainConfig
+from expllm_jax.train.unit_loop import UNIT_FREE_FIELDS, UnitSet, UnitTrainConfig, train_units
 from expllm_jax.train.validation import Validation
 from expllm_jax.train.watchdog import STUCK_STATUS
 
@@ -71,4 +72,8 @@ __all__ = [
     "use_compile_cache",
     "with_row_costs",
     "work_of",
+    "UNIT_FREE_FIELDS",
+    "UnitSet",
+    "UnitTrainConfig",
+    "train_units",
 ]

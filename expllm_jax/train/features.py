@@ -28,7 +28,8 @@ _REMEDY = "choose a folder that can be written, on a disk with room"
 class PictureSource(Protocol):
     """What features are extracted from: `records.RecordSource`, or anything like it."""
 
-    resize: str  # see `records.RowSource`
+    @property
+    def resize(self) -> str: ...  # see `records.RowSource`
 
     def __len__(self) -> int: ...
 

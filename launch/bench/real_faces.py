@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from face_landmarker import FaceLandmarker
 from PIL import Image, ImageOps
 
 from expllm_jax.assets import ASSETS, asset_path, cache_dir, report_to_stderr
@@ -38,14 +37,12 @@ from expllm_jax.evaluate.scores import ratio
 from expllm_jax.faces import FACS
 from expllm_jax.files import write_whole
 from expllm_jax.infer import Answer, PredictConfig, Predictor
-from expllm_jax.records import PAD_COLOUR
+from expllm_jax.sources.face_landmarker import FaceLandmarker
+from expllm_jax.sources.teacher import framed
 
 RECIPE = {"upscale": 3, "border": 64, "version": 1}  # of the pseudo-labels; other numbers, other labels
 DEAD = ("cheekSquintLeft", "cheekSquintRight", "noseSneerLeft", "noseSneerRight")
 ENOUGH = 10  # pictures that show a movement, and that do not; with fewer, nothing is computed
-# Where the landmarker's points lie in training renders (medians of 60): height of their box, and of its middle, as
-# shares of the picture. In an ORL photograph the box takes 0.75 of the height.
-FACE_HEIGHT, FACE_MIDDLE = 0.846, 0.542
 LEVEL = {None: 1} | {band.name: number for number, band in enumerate(BANDS, 1)}  # of a stated unit; 0: not stated
 LEVELS = len(BANDS) + 1
 SMILE, BROWS = ("mouthSmileLeft", "mouthSmileRight"), ("browDownLeft", "browDownRight")
@@ -98,10 +95,10 @@ def pseudo_labels(folder: Path) -> dict[str, dict[str, Any]]:
         seen = landmarker(ImageOps.expand(image, RECIPE["border"], (128, 128, 128)))
         if seen is None:
             raise ExpllmError(f"the face landmarker sees no face in {picture}", "run: expllm doctor --verify")
-        landmarks = (seen[0] - RECIPE["border"]) / RECIPE["upscale"]
+        landmarks = (seen.landmarks - RECIPE["border"]) / RECIPE["upscale"]
         faces[picture.relative_to(folder).as_posix()] = {
             "box": np.concatenate([landmarks.min(0), landmarks.max(0)]).round(2).tolist(),
-            "blendshapes": {name: round(value, 4) for name, value in seen[1].items() if name not in DEAD},
+            "blendshapes": {name: round(value, 4) for name, value in seen.blendshapes.items() if name not in DEAD},
         }
     report_to_stderr(f"  in {write_whole(path, json.dumps({'made_from': made_from, 'faces': faces}))}")
     return faces
@@ -109,13 +106,7 @@ def pseudo_labels(folder: Path) -> dict[str, dict[str, Any]]:
 
 def frame_like_renders(picture: Path, box: Sequence[float], target: Path) -> Path:
     """Writes the square around a face in which it is as large, and as high up, as faces are in the renders."""
-    left, top, right, bottom = box
-    side = round((bottom - top) / FACE_HEIGHT)
-    x, y = round((left + right - side) / 2), round((top + bottom) / 2 - FACE_MIDDLE * side)
-    image = Image.open(picture).convert("RGB")
-    margin = max(image.size)
-    x, y = x + margin, y + margin
-    ImageOps.expand(image, margin, PAD_COLOUR).crop((x, y, x + side, y + side)).save(target)
+    framed(Image.open(picture).convert("RGB"), np.reshape(box, (2, 2))).save(target)
     return target
 
 

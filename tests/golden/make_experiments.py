@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from expllm_jax.config import experiment_names, load_experiment, render
+from expllm_jax.config import experiment_names, load_any_experiment, render
 
 FOLDER = Path(__file__).parent / "experiments"
 
@@ -20,7 +20,7 @@ def main() -> None:
     for stale in FOLDER.glob("*.txt"):
         stale.unlink()
     for name in experiment_names():
-        (FOLDER / f"{name}.txt").write_text(render(load_experiment(name)), encoding="utf-8")
+        (FOLDER / f"{name}.txt").write_text(render(load_any_experiment(name)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,15 +18,29 @@ from expllm_jax.sources.rendered.generate import (
 )
 from expllm_jax.sources.rendered.head import HeadModel, load_head
 from expllm_jax.sources.rendered.identity import Identity, sample_identity
-from expllm_jax.sources.rendered.regimes import INDEPENDENT, PRESENT_FROM, REGIMES, Regime, sample_units
+from expllm_jax.sources.rendered.regimes import (
+    INDEPENDENT,
+    PRESENT_FROM,
+    REGIMES,
+    SIDED,
+    UNEXPRESSIVE,
+    Regime,
+    sample_sided,
+    sample_units,
+)
 from expllm_jax.sources.rendered.scene import SIZE, Picture, Scene, frontal, render, sample_scene
+from expllm_jax.sources.rendered.visibility import VISIBLE_FROM, VISIBLE_UNITS, displacements, visible_units
 
 __all__ = [
     "ANNOTATIONS_FILE",
     "INDEPENDENT",
     "PRESENT_FROM",
     "REGIMES",
+    "SIDED",
     "SIZE",
+    "UNEXPRESSIVE",
+    "VISIBLE_FROM",
+    "VISIBLE_UNITS",
     "FaceSpec",
     "HeadModel",
     "Identity",
@@ -34,6 +48,7 @@ __all__ = [
     "Regime",
     "RenderedConfig",
     "Scene",
+    "displacements",
     "frontal",
     "generate",
     "load_head",
@@ -42,5 +57,7 @@ __all__ = [
     "render_face",
     "sample_identity",
     "sample_scene",
+    "sample_sided",
     "sample_units",
+    "visible_units",
 ]

@@ -28,7 +28,7 @@ from expllm_jax.faces import (
 )
 from expllm_jax.sources.rendered.head import HeadModel, load_head
 from expllm_jax.sources.rendered.identity import Identity, sample_identity
-from expllm_jax.sources.rendered.regimes import INDEPENDENT, REGIMES, sample_units
+from expllm_jax.sources.rendered.regimes import REGIMES, SIDED, UNEXPRESSIVE, sample_sided, sample_units
 from expllm_jax.sources.rendered.scene import Picture, gaze_units, pose_300w, render, sample_scene
 
 RENDERER_VERSION = "2"  # part of the provenance; raise it when pictures or annotations of the same seed change
@@ -49,7 +49,7 @@ class RenderedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = (*REGIMES, INDEPENDENT)
+        known = (*REGIMES, *UNEXPRESSIVE)
         for field, regimes in (("train_regimes", self.train_regimes), ("test_regimes", self.test_regimes)):
             for regime in regimes:
                 if regime not in known:
@@ -86,18 +86,18 @@ def plan(config: RenderedConfig) -> list[FaceSpec]:
         for take in range(config.train_faces_each):
             for expression in config.expressions:
                 regime = config.train_regimes[int(rng.integers(len(config.train_regimes)))]
-                specs.append(FaceSpec("train", identity, None if regime == INDEPENDENT else expression, regime, take))
+                specs.append(FaceSpec("train", identity, None if regime in UNEXPRESSIVE else expression, regime, take))
     for person in range(config.test_identities):
         for regime in config.test_regimes:
             for take, expression in enumerate(config.expressions):
-                independent = regime == INDEPENDENT
+                bare = regime in UNEXPRESSIVE
                 specs.append(
                     FaceSpec(
                         regime,
                         config.train_identities + person,
-                        None if independent else expression,
+                        None if bare else expression,
                         regime,
-                        take if independent else 0,
+                        take if bare else 0,
                     )
                 )
     return specs
@@ -115,11 +115,14 @@ def render_face(head: HeadModel, spec: FaceSpec, seed: int) -> tuple[Picture, An
     units. Those that the face does not show are there with 0.0, since that is known. FACS units outside RENDERED_UNITS
     are left out as unknown: no coefficient stands for them, but others may show them (a dropped jaw parts the lips).
     """
-    where = [*REGIMES, INDEPENDENT].index(spec.regime)
+    where = [*REGIMES, *UNEXPRESSIVE].index(spec.regime)
     which = BASIC_7.index(spec.expression) if spec.expression in BASIC_7 else 7
     rng = np.random.default_rng([seed, 3, spec.identity, where, which, spec.take, spec.split == "train"])
     person = _identity(head, seed, spec.identity)
-    arkit = arkit_from_facs(sample_units(spec.expression, spec.regime, rng))
+    if spec.regime == SIDED:
+        arkit = sample_sided(rng)
+    else:
+        arkit = arkit_from_facs(sample_units(spec.expression, spec.regime, rng))
     scene = sample_scene(rng)
     picture = render(head, person, arkit, scene)
     shown, facs, feafa = arkit | gaze_units(scene.gaze), facs_from_arkit(arkit), feafa_from_arkit(arkit)

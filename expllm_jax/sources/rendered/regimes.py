@@ -1,4 +1,4 @@
-"""Which action units a rendered face shows: four regimes from textbook expressions to units sampled on their own.
+"""Which action units a rendered face shows: five regimes from textbook expressions to units sampled on their own.
 
 | regime        | each prototype unit dropped | unrelated units added (mean) |
 |---------------|-----------------------------|------------------------------|
@@ -6,8 +6,11 @@
 | `mild`        | with probability 0.1        | 0.5                          |
 | `hard`        | with probability 0.2        | 1.0                          |
 | `independent` | –  (no expression)          | every unit on its own        |
+| `sided`       | –  (no expression)          | every unit and side          |
 
 `clean` faces can be told by heart once the expression is known; the other regimes cannot, which is what they are for.
+The first four show every unit alike on both sides. `sided` faces are crooked, and their jaws slide and thrust as well,
+so that all 24 FEAFA units move, left and right apart.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import PROTOTYPES, RENDERED_UNITS
+from expllm_jax.faces import ARKIT_52, PROTOTYPES, RENDERED_UNITS, arkit_from_facs
 
 PRESENT_FROM = 0.2  # a sampled unit is either absent (0) or at least this strong
 _INDEPENDENT_RATE = 0.18  # probability of each unit in the `independent` regime: about four a face
@@ -87,6 +90,13 @@ REGIMES: Mapping[str, Regime] = {
     r.name: r for r in (Regime("clean", 0, 0), Regime("mild", 0.1, 0.5), Regime("hard", 0.2, 1.0))
 }
 INDEPENDENT = "independent"
+SIDED = "sided"
+UNEXPRESSIVE: tuple[str, ...] = (INDEPENDENT, SIDED)
+"""Regimes whose faces show no expression."""
+
+_ONE_SIDED_RATE = 0.5  # of the `sided` regime: units that are weaker on one side
+_ABSENT_RATE = 0.5  # of those: absent there
+_JAW_RATE = 0.15  # probability of a jaw that slides, and of one that thrusts
 
 
 def sample_units(expression: str | None, regime: str, rng: np.random.Generator) -> dict[str, float]:
@@ -117,6 +127,27 @@ def sample_units(expression: str | None, regime: str, rng: np.random.Generator) 
     # Exclusions look at the whole prototype: a dropped jaw drop must not return as a mouth stretch.
     possible = [code for code in unrelated if not _excluded(code, prototype)]
     return _add_units(units, possible, rng, limit=wanted)
+
+
+def sample_sided(rng: np.random.Generator) -> dict[str, float]:
+    """ARKit coefficients (name → 0 to 1, zeros left out) of one face of the regime `sided`.
+
+    Units as in `independent`; then half of those with two sides, or with an upper and a lower lip as AU28, are weaker
+    or absent on one of the two, and the jaw may slide or thrust. The gaze is no part of it.
+    """
+    coefficients = arkit_from_facs(sample_units(None, INDEPENDENT, rng))
+    pairs = [(code, ARKIT_52.unit(code).mirror) for code in coefficients if ARKIT_52.unit(code).side == "left"]
+    if "mouthRollLower" in coefficients:
+        pairs.append(("mouthRollLower", "mouthRollUpper"))
+    for pair in pairs:
+        if rng.random() < _ONE_SIDED_RATE:
+            weaker = pair[int(rng.integers(2))]
+            coefficients[weaker] *= 0.0 if rng.random() < _ABSENT_RATE else float(rng.uniform())
+    if rng.random() < _JAW_RATE:
+        coefficients["jawLeft" if rng.random() < 0.5 else "jawRight"] = float(rng.uniform(0.25, 0.95))
+    if rng.random() < _JAW_RATE:
+        coefficients["jawForward"] = float(rng.uniform(0.25, 0.95))
+    return {code: coefficients[code] for code in ARKIT_52.codes if coefficients.get(code, 0.0) > 0.0}
 
 
 def _excluded(code: str, others: Mapping[str, float]) -> bool:

@@ -80,20 +80,10 @@ def render(head: HeadModel, person: Identity, coefficients: dict[str, float], sc
     scalp = _scalp(head, person)
     vertices = vertices + normals * (scalp * np.float32(person.hair_volume))[:, None]
     rotation = _rotation(scene)
-    camera = ((vertices - _centre(head, person)) @ rotation.T.astype(np.float32)).astype(np.float32)
+    camera = ((vertices - camera_target(head, person.shape_V3)) @ rotation.T.astype(np.float32)).astype(np.float32)
     camera[:, 0] += np.float32(scene.shift[0])
     camera[:, 1] += np.float32(scene.shift[1])
-    distance = _HALF_HEIGHT / np.tan(_FIELD_OF_VIEW / 2)
-    inverse_depth = 1 / (distance - camera[:, 2])
-    scale = side / 2 / np.tan(_FIELD_OF_VIEW / 2) * scene.zoom
-    screen = np.stack(
-        [
-            side / 2 + scale * camera[:, 0] * inverse_depth,
-            side / 2 - scale * camera[:, 1] * inverse_depth,
-            inverse_depth,
-        ],
-        1,
-    ).astype(np.float32)
+    screen = projected(camera, side, scene.zoom)
 
     depth = np.zeros((side, side), np.float32)
     triangle = np.full((side, side), raster.EMPTY, np.int32)
@@ -129,6 +119,23 @@ def render(head: HeadModel, person: Identity, coefficients: dict[str, float], sc
     (x0, y0), (x1, y1) = face.min(0), face.max(0)
     box = (float(x0), float(y0), float(x1 - x0), float(y1 - y0))
     return Picture(pixels, points[head.landmark_vertices] - np.float32(0.5), box)
+
+
+def projected(camera_V3: np.ndarray, side: int, zoom: float = 1.0) -> np.ndarray:
+    """Points before the camera -> float32 (V, 3): x and y in samples of a picture of `side` samples a side, counted
+    from its upper left corner, and the inverse depth.
+    """
+    distance = _HALF_HEIGHT / np.tan(_FIELD_OF_VIEW / 2)
+    inverse_depth = 1 / (distance - camera_V3[:, 2])
+    scale = side / 2 / np.tan(_FIELD_OF_VIEW / 2) * zoom
+    return np.stack(
+        [
+            side / 2 + scale * camera_V3[:, 0] * inverse_depth,
+            side / 2 - scale * camera_V3[:, 1] * inverse_depth,
+            inverse_depth,
+        ],
+        1,
+    ).astype(np.float32)
 
 
 def frontal(scene: Scene) -> Scene:
@@ -180,10 +187,10 @@ def _scalp(head: HeadModel, person: Identity) -> np.ndarray:
     return (np.clip((y - line) / 0.12, 0, 1) * (skin & ~ear)).astype(np.float32)
 
 
-def _centre(head: HeadModel, person: Identity) -> np.ndarray:
+def camera_target(head: HeadModel, shape_V3: np.ndarray) -> np.ndarray:
     """Where the camera looks: fixed to the undeformed eyes, so that no expression moves the whole head."""
     eyes = np.unique(head.triangles_F3[head.part_F == 1])
-    return (person.shape_V3[eyes].mean(0) + [0, _CENTRE_Y, -0.6]).astype(np.float32)
+    return (shape_V3[eyes].mean(0) + [0, _CENTRE_Y, -0.6]).astype(np.float32)
 
 
 def _rotation(scene: Scene) -> np.ndarray:

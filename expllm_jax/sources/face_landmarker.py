@@ -7,8 +7,8 @@ turned upright, a third reads 52 blendshapes off 146 of them. Crops are made as 
 from __future__ import annotations
 
 import math
-import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,6 @@ from PIL import Image
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import ARKIT_52
-
-LITERT = "ai-edge-litert==2.3.0"
 
 BLENDSHAPES = ("_neutral", *sorted(set(ARKIT_52.codes) - {"tongueOut"}))
 """Outputs of the third network, in order."""
@@ -35,6 +33,16 @@ _DETECTOR_SIDE, _CROP_SIDE = 128, 256  # pixels
 _ANCHOR_GRIDS = ((16, 2), (8, 6))  # BlazeFace: cells a side, anchors a cell
 _MARGIN = 1.5  # a crop's side, in sides of the face
 _RIGHT_EYE, _LEFT_EYE = 33, 263  # outer corners; the person's right
+_OVERLAP = 0.3  # two boxes that share more than this of their union are of one face
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """What the landmarker sees in a picture."""
+
+    landmarks: np.ndarray  # float64 [478, 2], pixels
+    blendshapes: dict[str, float]  # name -> 0 to 1, of BLENDSHAPES
+    faces: int  # how many faces the detector found; the clearest one is described
 
 
 class FaceLandmarker:
@@ -53,7 +61,7 @@ class FaceLandmarker:
         except ImportError as error:
             raise ExpllmError(
                 f"the face landmarker runs on ai-edge-litert, which cannot be imported ({error})",
-                f"run: {sys.executable} -m pip install {LITERT}",
+                'run: python -m pip install "expllm_jax[teacher]"',
             ) from error
         with zipfile.ZipFile(task) as bundle:
             self._networks = [Interpreter(model_content=bundle.read(f"{name}.tflite")) for name in _NETWORKS]
@@ -62,12 +70,12 @@ class FaceLandmarker:
         cells = [(side, x, y, each) for side, each in _ANCHOR_GRIDS for y in range(side) for x in range(side)]
         self._anchors = np.array([((x + 0.5) / side, (y + 0.5) / side) for side, x, y, n in cells for _ in range(n)])
 
-    def __call__(self, image: Image.Image) -> tuple[np.ndarray, dict[str, float]] | None:
-        """Landmarks [478, 2] in pixels and blendshapes, name -> 0 to 1, of an RGB image's clearest face, if any."""
+    def __call__(self, image: Image.Image) -> SeenFace | None:
+        """The clearest face of an RGB image, if there is any."""
         found = self._detect(image)
         if found is None:
             return None
-        centre, size, axis = found
+        centre, size, axis, faces = found
         for _ in range(2):  # the second look is framed by the first one's landmarks, as in a video
             step = _rotation(axis) * size / _CROP_SIDE  # pixels of the image that one pixel of the crop goes on by
             start = centre - step @ np.full(2, _CROP_SIDE / 2)
@@ -81,10 +89,11 @@ class FaceLandmarker:
             low, high = (landmarks @ turn).min(0), (landmarks @ turn).max(0)
             centre, size = turn @ (low + high) / 2, _MARGIN * (high - low).max()
         (values,) = self._run(2, landmarks[None, _BLENDSHAPE_LANDMARKS].astype(np.float32))
-        return landmarks, dict(zip(BLENDSHAPES, values.ravel().tolist(), strict=True))
+        return SeenFace(landmarks, dict(zip(BLENDSHAPES, values.ravel().tolist(), strict=True)), faces)
 
-    def _detect(self, image: Image.Image) -> tuple[np.ndarray, float, np.ndarray] | None:
-        """Centre and side of the first crop in pixels, and the direction from the right eye to the left."""
+    def _detect(self, image: Image.Image) -> tuple[np.ndarray, float, np.ndarray, int] | None:
+        """Centre and side of the first crop in pixels, the direction from the right eye to the left, and how many faces
+        there are."""
         side = max(image.size)
         corner = np.array([(side - image.width) // 2, (side - image.height) // 2])
         canvas = Image.new("RGB", (side, side))
@@ -95,17 +104,33 @@ class FaceLandmarker:
         best = int(logits[:, 0].argmax())
         if logits[best, 0] <= 0:  # less likely a face than not
             return None
-        face = (
-            faces[best] / _DETECTOR_SIDE * side
-        )  # x, y, width, height, then six points; places relative to the anchor
+        # x, y, width, height, then six points; places relative to the anchor
+        face = faces[best] / _DETECTOR_SIDE * side
         centre = face[:2] + self._anchors[best] * side - corner
-        return centre, _MARGIN * float(face[2:4].max()), face[6:8] - face[4:6]
+        likely = logits[:, 0] > 0
+        boxes = np.concatenate(
+            [faces[likely, :2] / _DETECTOR_SIDE + self._anchors[likely], faces[likely, 2:4] / _DETECTOR_SIDE], 1
+        )
+        count = _distinct(boxes[np.argsort(-logits[likely, 0])])
+        return centre, _MARGIN * float(face[2:4].max()), face[6:8] - face[4:6], count
 
     def _run(self, which: int, values: np.ndarray) -> list[np.ndarray]:
         network = self._networks[which]
         network.set_tensor(network.get_input_details()[0]["index"], values)
         network.invoke()
         return [network.get_tensor(output["index"]) for output in network.get_output_details()]
+
+
+def _distinct(boxes: np.ndarray) -> int:
+    """How many of the boxes (centre x, y, width, height; the likeliest first) overlap no likelier one."""
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    kept: list[int] = []
+    for index in range(len(boxes)):
+        shared = (np.minimum(high[index], high[kept]) - np.maximum(low[index], low[kept])).clip(0).prod(-1)
+        union = boxes[index, 2:].prod() + boxes[kept, 2:].prod(-1) - shared
+        if not (shared > _OVERLAP * union).any():
+            kept.append(index)
+    return len(kept)
 
 
 def _rotation(axis: np.ndarray) -> np.ndarray:
