@@ -25,8 +25,8 @@ _DOUBLED = re.compile(
     # "the left brow is lowered, while the left brow is raised", "the left eye is more closed than the left"
     rf"|(?<!left and )(?<!right and )\b(left|right) (?P<first>{_NOUN})\b"
     rf"(?:(?!\b(?:left|right)\b)(?:[^.!?\n]|\.(?=\d))){{3,120}}?"
-    rf"\b(?:while|whereas|and|mirrored (?:by|on)|compared to|than) (?:the|a [\w ]{{3,20}}?) (?P<again4>\7)\b"
-    rf"(?: (?P<second>{_NOUN}))?",
+    rf"\b(?P<link>while|whereas|and|mirrored (?:by|on)|compared to|than) (?:the|a [\w ]{{3,20}}?) (?P<again4>\7)\b"
+    rf"(?: (?:upper |lower |inner |outer )?(?P<second>{_NOUN}))?",
     re.IGNORECASE,
 )
 _BETWEEN = re.compile(
@@ -38,16 +38,20 @@ _REACH = 40  # characters between a unit and its number
 _AGAIN = tuple(name for name in _DOUBLED.groupindex if name.startswith("again"))
 
 
-def _same_part(first: str, second: str) -> bool:
-    first, second = first.split()[-1].lower(), second.split()[-1].lower()
-    return second.startswith("side") or PARTS.get(first) == PARTS.get(second)
+def _is_compared(first: str, second: str | None, link: str) -> bool:
+    """Whether a part is set against itself; not so in "the left eye is closed, while the left brow is raised"."""
+    if second is not None and second.lower().startswith("side"):
+        return True
+    if link == "and":  # "left brow furrowing and left brow raise" are two movements of one brow
+        return False
+    return second is None or PARTS.get(first.split()[-1].lower()) == PARTS.get(second.split()[-1].lower())
 
 
 def check_doubled_sides(text: str, part: Part) -> Iterator[Finding]:
     """Findings where two things that are told apart are both called left, or both right."""
     for match in _DOUBLED.finditer(text, part.start, part.end):
-        if match["again4"] and not _same_part(match["first"], match["second"] or "side"):
-            continue  # "the left eye is closed, while the left brow is raised"
+        if match["again4"] and not _is_compared(match["first"], match["second"], match["link"].lower()):
+            continue
         start, end = next(match.span(name) for name in _AGAIN if match[name] is not None)
         reason = f"Both are called {text[start:end].lower()} here: one of them is the other side."
         yield Finding("wrong-side", start, end, reason)

@@ -155,6 +155,8 @@ class TestUnits:
             ("The right brow is raised, while the right side is raised more.", 1),
             ("The right brow is raised, while the right eye shows nothing.", 0),
             ("The right brow is raised more than the right, clearly.", 1),
+            ("The left brow is raised and a left upper lid is idle.", 0),
+            ("The left brow is raised and the left brow stands out.", 0),
             ("Both brows are raised, especially on the left side.", 0),
             ("Both brows are raised, especially on the right side.", 1),
             ("The right brow raise at 0.7 is clear.", 1),
