@@ -150,7 +150,7 @@ class ExpCotLoop:
             "engine.rounds": str(rounds),
             "engine.findings": ", ".join(f"{code} ×{count}" for code, count in sorted(counts.items())) or "none",
             "engine.label": "compared" if labelled else f"none to compare with; inferred {accepted.expression}",
-            "engine.units": units_source(annotation, self.config.vocabulary),
+            "engine.units": units_source(annotation),
         }
         return replace(annotation, cot=accepted.text, provenance={**annotation.provenance, **provenance})
 
@@ -161,12 +161,11 @@ class _Accepted:
     expression: str
 
 
-def units_source(annotation: Annotation, vocabulary_name: str) -> str:
-    """Where an annotation's units come from, as far as its provenance says.
-
-    `units.VOCABULARY` or `units` say it of the units; otherwise it is the source of the whole annotation.
+def units_source(annotation: Annotation) -> str:
+    """Where an annotation's units come from, as far as its provenance says: `units` if they were added to the face,
+    otherwise the source of the whole annotation.
     """
-    for key in (f"units.{vocabulary_name}", "units", "source", "dataset"):
+    for key in ("units", "source", "dataset"):
         if annotation.provenance.get(key):
             return annotation.provenance[key]
     return "unknown"

@@ -47,6 +47,15 @@ def test_a_face_that_shows_its_label_is_accepted_at_once():
     assert told.provenance["engine.version"]
 
 
+@pytest.mark.parametrize(
+    ("provenance", "source"),
+    [({"units": "OpenFace", "source": "x"}, "OpenFace"), ({"dataset": "raf-db"}, "raf-db"), ({}, "unknown")],
+)
+def test_a_text_says_where_its_units_come_from(provenance, source):
+    outcome, _ = run({}, Annotation("happy.png", "Happiness", SMILE, provenance=provenance))
+    assert outcome.annotation.provenance["engine.units"] == source
+
+
 def test_a_wrong_inference_is_reflected_on_and_the_next_description_knows_of_it():
     outcome, narrator = run({"infer": [Inference("Fear", "eyes")], "reflect": ["look at the mouth"]})
     assert (outcome.status, outcome.rounds) == ("accepted", 2)
