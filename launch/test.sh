@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The tests, from nothing: installs what they need, then runs pytest in the checkout.
 #
+#   ./launch/test.sh            all of the default tests, on every core
 #   ./launch/test.sh [...]      options go to pytest, e.g.  ./launch/test.sh tests/faces -k mirror
 #   EXPLLM_VENV=.venv-parity EXPLLM_LOCK=parity ./launch/test.sh -m parity      numbers against other implementations
 #   EXPLLM_VENV=.venv-fit EXPLLM_LOCK=fit ./launch/test.sh -m fit               programs for TPUs, by their compiler
@@ -10,4 +11,5 @@ set -euo pipefail
 
 expllm_setup "${EXPLLM_VENV:-.venv}" "${EXPLLM_LOCK:-dev}"
 cd -- "$expllm_root"
+if [ $# -eq 0 ]; then set -- -n logical; fi
 exec "$expllm_root/${EXPLLM_VENV:-.venv}/bin/python" -m pytest "$@"
