@@ -303,6 +303,14 @@ def test_plan_splits_by_identity_and_balances_expressions():
     assert len({s.name for s in specs}) == len(specs)
 
 
+def test_faces_without_an_expression_have_names_of_their_own():
+    config = rendered.RenderedConfig(
+        train_identities=2, train_faces_each=2, train_regimes=("independent", "sided"), test_identities=0
+    )
+    specs = rendered.plan(config)
+    assert len({spec.name for spec in specs}) == len(specs) == 2 * 2 * len(BASIC_7)
+
+
 def test_generate_writes_pictures_and_annotations(tmp_path, head):
     seen = []
     path = rendered.generate(

@@ -84,9 +84,12 @@ def plan(config: RenderedConfig) -> list[FaceSpec]:
     for identity in range(config.train_identities):
         rng = np.random.default_rng([config.seed, 1, identity])
         for take in range(config.train_faces_each):
-            for expression in config.expressions:
+            for place, expression in enumerate(config.expressions):
                 regime = config.train_regimes[int(rng.integers(len(config.train_regimes)))]
-                specs.append(FaceSpec("train", identity, None if regime in UNEXPRESSIVE else expression, regime, take))
+                if regime in UNEXPRESSIVE:  # told apart by the take alone
+                    specs.append(FaceSpec("train", identity, None, regime, take * len(config.expressions) + place))
+                else:
+                    specs.append(FaceSpec("train", identity, expression, regime, take))
     for person in range(config.test_identities):
         for regime in config.test_regimes:
             for take, expression in enumerate(config.expressions):
