@@ -2,7 +2,7 @@
 
 ::
 
-    python launch/crash_campaign.py --kills 8             # what CI runs
+    python launch/crash_campaign.py --kills 4             # what CI runs
     python launch/crash_campaign.py --kills 200 --seed 7  # overnight
 
 One run of an experiment is left alone. Others begin from the same records and are killed at random moments (SIGKILL at
