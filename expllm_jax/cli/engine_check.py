@@ -123,8 +123,10 @@ def _text(name: str) -> str:
 
 def _values(face: Annotation, wanted: str | None) -> tuple[Vocabulary, dict[str, float] | None]:
     """The vocabulary that a text is in, and the values of its face if they are known."""
+    from expllm_jax.engine.loop import VOCABULARY_KEY
     from expllm_jax.faces import vocabulary
 
+    wanted = wanted or face.provenance.get(VOCABULARY_KEY)
     known = [name for name in _VOCABULARIES if face.units.get(name)]
     if wanted is None and len(known) > 1:
         raise ExpllmError(

@@ -27,6 +27,9 @@ from expllm_jax.engine.task import FaceTask, face_task
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import BASIC_7, EXPRESSIONS, Annotation, vocabulary
 
+VOCABULARY_KEY = "engine.vocabulary"
+"""Where the provenance of a text says which units it speaks of, for annotations that have several vocabularies."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -150,6 +153,7 @@ class ExpCotLoop:
             "engine.rounds": str(rounds),
             "engine.findings": ", ".join(f"{code} ×{count}" for code, count in sorted(counts.items())) or "none",
             "engine.label": "compared" if labelled else f"none to compare with; inferred {accepted.expression}",
+            VOCABULARY_KEY: self.config.vocabulary,
             "engine.units": units_source(annotation),
         }
         return replace(annotation, cot=accepted.text, provenance={**annotation.provenance, **provenance})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -45,6 +46,15 @@ def test_texts_with_findings(annotations, tmp_path):
     assert [line["code"] for line in lines] == ["unsupported-unit", "wrong-conclusion"]
     assert {line["picture"] for line in lines} == {"b.png"}
     assert BAD[lines[0]["start"] : lines[0]["end"]] == "jaw drop" and "jaw drop" in lines[0]["reason"]
+
+
+def test_which_units_a_text_speaks_of(annotations):
+    both = dataclasses.replace(face("a.png", GOOD), units={**face("a.png", GOOD).units, "feafa": {"FEAFA9": 0.9}})
+    refused = expllm("engine", "check", annotations(both))
+    assert refused.status == 2 and "--units" in refused.err
+    said = dataclasses.replace(both, provenance={"engine.vocabulary": "facs"})  # as `engine run` writes it
+    assert expllm("engine", "check", annotations(said), "--strict").status == 0
+    assert expllm("engine", "check", annotations(said), "--strict", "--units", "feafa").status == 1
 
 
 def test_json(annotations):

@@ -42,6 +42,7 @@ def test_a_face_that_shows_its_label_is_accepted_at_once():
         "engine.rounds": "1",
         "engine.findings": "none",
         "engine.label": "compared",
+        "engine.vocabulary": "facs",
         "engine.units": "rendered",
     }.items()  # fmt: skip
     assert told.provenance["engine.version"]
