@@ -6,7 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING
 
-from expllm_jax.cli.parsing import natural, positive
+from expllm_jax.cli.parsing import natural, one_or_more, positive
 from expllm_jax.errors import ExpllmError
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def add_llm_options(parser: argparse.ArgumentParser) -> None:
          help="the environment variable that holds the key, such as OPENAI_API_KEY (default: no key)")  # fmt: skip
     flag("--temperature", type=_temperature, metavar="T",
          help="of what is written; judgements are made at 0; 'none' sends none (default: 0.7)")  # fmt: skip
-    flag("--max-tokens", type=_one_or_more, metavar="N", help="of one answer; thinking counts too (default: 700)")
+    flag("--max-tokens", type=one_or_more, metavar="N", help="of one answer; thinking counts too (default: 700)")
     flag("--length-key", choices=("max_tokens", "max_completion_tokens"),
          help="what the endpoint calls that limit (default: max_tokens)")  # fmt: skip
     flag("--timeout", type=positive, metavar="SECONDS", help="for one answer (default: 120)")
     flag("--retries", type=natural, metavar="N",
          help="of a call that met 429, 5xx, a time-out or a broken connection (default: 5)")  # fmt: skip
     flag("--backoff", type=positive, metavar="SECONDS", help="before the first retry, doubling up to 60 (default: 1)")
-    flag("--concurrency", type=_one_or_more, metavar="N", help="calls and faces under way at once (default: 16)")
+    flag("--concurrency", type=one_or_more, metavar="N", help="calls and faces under way at once (default: 16)")
     flag("--requests-per-minute", type=positive, metavar="N", help="begin no more (default: no limit)")
     flag("--picture-mode", choices=("text", "picture"),
          help="'picture': the model sees the face too; no file above 1 MB is sent (default: text)")  # fmt: skip
@@ -78,13 +78,6 @@ def refuse_llm_options(options: argparse.Namespace) -> None:
     given = [_FLAGS.get(key, key).replace("_", "-") for key in _KEYS if hasattr(options, key)]
     if given:
         raise ExpllmError(f"--{given[0]} is for a language model", "add --narrator llm, or leave it out")
-
-
-def _one_or_more(text: str) -> int:
-    number = natural(text)
-    if not number:
-        raise argparse.ArgumentTypeError("'0' is not a whole number of 1 or more")
-    return number
 
 
 def _temperature(text: str) -> float | None:

@@ -91,10 +91,11 @@ def _in_words(told: Mapping[str, Any], reference: Mapping[str, Any] | None) -> s
 def _annotations(source: Path) -> list[Annotation]:
     """The annotations of a file (JSON Lines, Parquet or released JSON) or of an engine's run."""
     from expllm_jax.engine.annotation_streams import stream_annotations
+    from expllm_jax.engine.run import TEXTS
     from expllm_jax.sources.interchange import read_released
 
     if source.is_dir():
-        files = [source / name for name in ("annotations.jsonl", "annotations.parquet") if (source / name).exists()]
+        files = [source / name for name in TEXTS.values() if (source / name).exists()]
         if not files:
             raise ExpllmError(
                 f"{source} holds no annotations.jsonl or .parquet", "give the folder of a finished `expllm engine run`"
@@ -115,12 +116,16 @@ def _vocabulary(annotations: Sequence[Annotation], wanted: str) -> Vocabulary:
 
 
 def _summary(folder: Path) -> Mapping[str, Any] | None:
-    file = folder / "summary.json"
+    from expllm_jax.engine.run import SUMMARY
+
+    file = folder / SUMMARY
     return _json(file.read_text(encoding="utf-8"), str(file)) if file.exists() else None
 
 
 def _dead_letters(folder: Path) -> list[Mapping[str, Any]]:
-    file = folder / "dead_letters.jsonl"
+    from expllm_jax.engine.run import DEAD_LETTERS
+
+    file = folder / DEAD_LETTERS
     if not file.exists():
         return []
     lines = file.read_text(encoding="utf-8").splitlines()

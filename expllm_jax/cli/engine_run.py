@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expllm_jax.cli.engine_llm_options import add_llm_options, llm_config, refuse_llm_options
-from expllm_jax.cli.parsing import Outcome, add_verb, natural, say, show
+from expllm_jax.cli.parsing import Outcome, add_verb, natural, one_or_more, say, show
 from expllm_jax.errors import ExpllmError
-
-_WORDS = {"full": (84, 146), "brief": (30, 60)}  # the released texts' shortest and longest; what `brief` promises
 
 if TYPE_CHECKING:
     from expllm_jax.cot import VerifierRules
@@ -71,8 +69,9 @@ def _rules(options: argparse.Namespace) -> VerifierRules:
     from dataclasses import replace
 
     from expllm_jax.cot import FREE_TEXT, STRICT
+    from expllm_jax.engine.narrator import STYLE_WORDS
 
-    words = _WORDS[options.style]
+    words = STYLE_WORDS[options.style]
     if options.narrator == "llm":
         rules = replace(FREE_TEXT, words=words, one_label=True, omitted_from=STRICT.omitted_from)
     else:
@@ -118,13 +117,6 @@ def _show(options: argparse.Namespace, run: EngineRun) -> None:
         show(options, f"next: expllm engine report {run.texts.parent}")
 
 
-def _count(text: str) -> int:
-    number = natural(text)
-    if not number:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
 def add(engine: Any) -> None:
     """Adds the verb to the group."""
     verb = add_verb(engine, "run", _run, "describe, infer, verify, reflect: texts that a verifier agrees with",
@@ -138,9 +130,9 @@ def add(engine: Any) -> None:
                       help="which units are told (default: facs)")  # fmt: skip
     verb.add_argument("--style", choices=("full", "brief"), default="full",
                       help="84-146 or 30-60 words (default: full)")  # fmt: skip
-    verb.add_argument("--rounds", type=_count, default=3, metavar="N",
+    verb.add_argument("--rounds", type=one_or_more, default=3, metavar="N",
                       help="descriptions a face gets before it is rejected (default: 3)")  # fmt: skip
-    verb.add_argument("--refinements", type=_count, default=2, metavar="N",
+    verb.add_argument("--refinements", type=one_or_more, default=2, metavar="N",
                       help="versions of the final text in a round (default: 2)")  # fmt: skip
     verb.add_argument("--contempt", action="store_true", help="allow contempt beside the seven basic expressions")
     verb.add_argument("--personal-words", action="store_true", help="let texts speak of age, sex and the like")

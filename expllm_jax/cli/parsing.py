@@ -59,6 +59,14 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def one_or_more(text: str) -> int:
+    """An argument that is a whole number of 1 or more."""
+    number = natural(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return number
+
+
 def positive(text: str) -> float:
     """An argument that is a finite number greater than 0."""
     try:

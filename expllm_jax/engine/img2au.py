@@ -11,10 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ from expllm_jax.engine.unit_calibration import UnitCalibration
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, vocabulary
 from expllm_jax.files import write_whole
+from expllm_jax.infer.run_files import dataclass_from_json
 from expllm_jax.models import ModelDef, Params, UnitRegressorConfig, ViTConfig, abstract, merge
 from expllm_jax.records import normalise, read_picture, square
 
@@ -79,7 +78,7 @@ def read_unit_model(run: Path) -> UnitModelFiles:
         described = json.loads(path.read_text(encoding="utf-8"))
         if (found := described.pop("format")) != FORMAT:
             raise ExpllmError(f"{path} is of format {found}, not {FORMAT}", "train the run again")
-        return _built(UnitModelFiles, described)
+        return dataclass_from_json(UnitModelFiles, described)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExpllmError(f"{path} is damaged ({error!r})", "copy it again from where the model was trained") from error
 
@@ -200,13 +199,3 @@ def _encoded(tower_def: ModelDef, layers: tuple[int, ...], tower: Params, pixels
 @functools.partial(jax.jit, static_argnums=0)
 def _estimated(head_def: ModelDef, head: Params, features_BND: jax.Array) -> tuple[jax.Array, jax.Array]:
     return merge(head_def, head)(features_BND)
-
-
-def _built(kind: Any, value: Any) -> Any:
-    """A dataclass from JSON: nested ones from objects, whose values check themselves."""
-    if not dataclasses.is_dataclass(kind):
-        return value
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{kind} is {value!r}")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _built(hints[name], inner) for name, inner in value.items()})

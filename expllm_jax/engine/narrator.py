@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expllm_jax.engine.brief_style import write_brief
-from expllm_jax.engine.full_style import write_full
+from expllm_jax.engine import brief_style, full_style
 from expllm_jax.engine.reading import read_face
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import EXPRESSIONS, check_intensities, vocabulary
 
 _VOCABULARIES = ("facs", "feafa")
-_STYLES = ("full", "brief")
+STYLE_WORDS: Mapping[str, tuple[int, int]] = {
+    "full": (full_style.MIN_WORDS, full_style.MAX_WORDS),  # the shortest and the longest of the released texts
+    "brief": (brief_style.MIN_WORDS, brief_style.MAX_WORDS),
+}
+"""Style -> the fewest and most words of its texts."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class NarratorConfig:
     style: str = "full"  # "full": 84 to 146 words, varied; "brief": 30 to 60 words, nearly without variation
 
     def __post_init__(self) -> None:
-        for key, allowed in (("vocabulary", _VOCABULARIES), ("style", _STYLES)):
+        for key, allowed in (("vocabulary", _VOCABULARIES), ("style", tuple(STYLE_WORDS))):
             value = getattr(self, key)
             if value not in allowed:
                 raise ExpllmError(f"The narrator's {key} is {value!r}.", f"Use one of {', '.join(allowed)}.")
@@ -55,5 +58,5 @@ def narrate(expression: str, units: Mapping[str, float], config: NarratorConfig,
     check_intensities(units, vocab)
     reading = read_face(expression, units, vocab)
     # FEAFA's numbers would be taken for FACS numbers, so only FACS codes are quoted.
-    write = write_brief if config.style == "brief" else write_full
+    write = brief_style.write_brief if config.style == "brief" else full_style.write_full
     return write(reading, rng, quote_codes=config.vocabulary == "facs")

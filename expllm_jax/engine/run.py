@@ -27,7 +27,8 @@ from expllm_jax.faces import Annotation
 from expllm_jax.files import text_file, write_whole
 
 JOURNAL, DEAD_LETTERS, SUMMARY = "journal.jsonl", "dead_letters.jsonl", "summary.json"
-_TEXTS = {"jsonl": "annotations.jsonl", "parquet": "annotations.parquet"}
+TEXTS = {"jsonl": "annotations.jsonl", "parquet": "annotations.parquet"}
+"""Form -> the file of the accepted annotations."""
 
 Form = Literal["jsonl", "parquet"]
 Report = Callable[[int, int, Counter[Status]], None]
@@ -94,7 +95,7 @@ def run_engine(
         write_whole(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     finally:
         journal.close()
-    return EngineRun(folder / _TEXTS[form], folder / DEAD_LETTERS, summary, run.stopped)
+    return EngineRun(folder / TEXTS[form], folder / DEAD_LETTERS, summary, run.stopped)
 
 
 class _Run:
@@ -146,7 +147,7 @@ def _check_folder(folder: Path) -> None:
     """Raises ExpllmError if files of the run's names lie in the folder without a run."""
     if (folder / JOURNAL).exists():
         return
-    for name in (*_TEXTS.values(), DEAD_LETTERS, SUMMARY):
+    for name in (*TEXTS.values(), DEAD_LETTERS, SUMMARY):
         if (folder / name).exists():
             raise ExpllmError(
                 f"{folder} holds {name}, but no run of the engine", "name another folder; nothing is overwritten"
@@ -191,7 +192,7 @@ def _write_results(
                 rejected_for.update({finding.code for finding in outcome.findings})
                 dead_letters.write(outcome.dead_letter_line())
 
-        write_annotation_stream(folder / _TEXTS[form], accepted())
+        write_annotation_stream(folder / TEXTS[form], accepted())
     ended = sum(classes.values(), start=Counter())
     return {
         **header,

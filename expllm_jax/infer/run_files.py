@@ -123,9 +123,9 @@ def read_model_files(run_dir: str | Path) -> ModelFiles:
         described = json.loads(path.read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise ExpllmError(f"{path} is of format {described['format']}, not {FORMAT}", "export the model again")
-        config = _from_json(ExpLLMConfig, described["model"])
-        pictures = _from_json(PictureConfig, described["pictures"])
-        encoding = _from_json(EncodeConfig, described["encoding"])
+        config = dataclass_from_json(ExpLLMConfig, described["model"])
+        pictures = dataclass_from_json(PictureConfig, described["pictures"])
+        encoding = dataclass_from_json(EncodeConfig, described["encoding"])
         labels, name = tuple(described["labels"]), described["vocabulary"]
         tokenizer_file = described["tokenizer_file"]
         expected = {"template": described["template"], "tokenizer": described["tokenizer"]}
@@ -192,9 +192,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def _from_json(kind: type[T], value: Any) -> T:
+def dataclass_from_json(kind: type[T], value: Any) -> T:
     """Builds the dataclass `kind` from JSON: nested dataclasses from objects, tuples from lists."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: _from_json(hints[name], field) for name, field in value.items()})
+        return kind(**{name: dataclass_from_json(hints[name], field) for name, field in value.items()})
     return tuple(value) if typing.get_origin(kind) is tuple else value
