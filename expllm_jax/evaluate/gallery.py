@@ -111,7 +111,7 @@ def face_card(face: EvaluatedFace) -> str:
         if face.picture is not None
         else '<div class="face none">no picture</div>'
     )
-    predicted = face.predicted if face.predicted is not None else f"unparsable: “{face.label_text[:60]}”"
+    predicted = face.predicted if face.predicted is not None else f"unparsable: “{(face.label_text or '')[:60]}”"
     word, sign, kind = ("right", "✓", "good") if face.correct else ("wrong", "✗", "bad")
     failure = (
         f'<p class="notice">This text could not be parsed: {text(face.cot_failure)}. It gets no credit.</p>'
@@ -123,10 +123,11 @@ def face_card(face: EvaluatedFace) -> str:
         if face.concluded is not None and face.concluded != face.predicted
         else ""
     )
+    told = "" if face.cot is None else f'<div class="text">{reasoning(face.cot)}</div>'
     return (
         f'<article class="card {kind}"><div class="top">{picture}<div>'
         f'<span class="verdict {kind}">{sign} {word}</span>'
         f"<dl><dt>true</dt><dd>{text(face.expression)}</dd><dt>predicted</dt><dd>{text(predicted)}</dd>{differs}</dl>"
         f'<p class="mute small">{text(face.split)} · {text(face.record)}</p></div></div>'
-        f'{_units_table(face)}{failure}<div class="text">{reasoning(face.cot)}</div></article>'
+        f"{_units_table(face)}{failure}{told}</article>"
     )

@@ -126,8 +126,8 @@ def summarise_split(
         identities=len({face.identity for face in faces}),
         labels=scores.score(faces, classes),
         units=units.score_units(faces),
-        unparsable_label=sum(face.predicted is None for face in faces),
-        unparsable_cot=sum(face.cot_failure is not None for face in faces),
+        unparsable_label=sum(face.unparsable_label for face in faces),
+        unparsable_cot=sum(face.unparsable_cot for face in faces),
         conclusion_accuracy=scores.conclusion_accuracy(faces),
         conclusion_agreement=scores.conclusion_agreement(faces),
         intervals=_intervals(faces, classes, seed, resamples),
@@ -196,7 +196,7 @@ def summarise(
         values |= _with_interval(f"accuracy_{name}", summary.intervals["accuracy"])
     for metric in _HEADLINE:
         values |= _with_interval(metric, splits[main_split].intervals[metric])
-    answers = 2 * sum(summary.n for summary in splits.values())
+    answers = sum(face.asked for faces in faces_by_split.values() for face in faces)
     unparsable = sum(summary.unparsable_label + summary.unparsable_cot for summary in splits.values())
     low, high = (answers * end for end in wilson(unparsable, answers))
     values |= {"unparsable": unparsable, "unparsable_low": low, "unparsable_high": high, "answers": answers}
