@@ -1,242 +1,305 @@
-"""What is done with a trained run: ask it about people it never saw, score the answers, write the report, export it.
+"""Asking a run about faces whose truth is known, and scoring what it says.
 
-The bridge between rooms that do not know each other: `infer` answers, `evaluate` scores, and here each answer meets
-the truth
-of its record.
+The bridge between rooms that do not know each other: `infer` answers, `evaluate` scores, and here each answer meets the
+truth of its record. One run can be asked in several ways; each has a folder of its own:
+
+    RUN/answers.jsonl, metrics.json, report.html, plots/     as the paper asks: label first, written freely
+    RUN/evaluations/reasoning-first/…                        asked otherwise, or about records of one's own
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from expllm_jax.checkpoints import Checkpointer
 from expllm_jax.errors import ExpllmError
-from expllm_jax.evaluate import (
-    EvaluatedFace,
-    Metrics,
-    ReportInput,
-    plot_confusion,
-    plot_curves,
-    plot_units,
-    read_history,
-    summarise,
-    write_metrics,
-    write_report,
-)
+from expllm_jax.evaluate import EvaluatedFace, Metrics, summarise, write_metrics
+from expllm_jax.evaluate.answer_files import answer_line, answered_step, by_split, read_answers
+from expllm_jax.faces import vocabulary
 from expllm_jax.files import write_whole
-from expllm_jax.infer import Answer, Predictor, export_run, read_model_files, read_run_params
-from expllm_jax.records import Record, open_records
-from expllm_jax.stages import RunFolder, predictor
+from expllm_jax.infer import ORDERS, Answer, PredictConfig, Predictor, SamplingConfig
+from expllm_jax.records import MixtureEntry, Record, RecordSource, open_records
+from expllm_jax.stages import RunFolder
 from expllm_jax.train import Progress
-from expllm_jax.weights import SHARD_BYTES, AdapterForm, export_safetensors
 
-ANSWERS, METRICS, REPORT = "answers.jsonl", "metrics.json", "report.html"
+ANSWERS, METRICS, EVALUATIONS = "answers.jsonl", "metrics.json", "evaluations"
 MAIN_SPLIT = "mild"
-BARS: Mapping[str, float] = {"accuracy_clean": 0.88, "accuracy_mild": 0.75, "added_gap": 0.2, "dropped_gap": 0.2}
-"""What the laptop experiment is to reach (the gaps as goals)."""
+GROUPS = ("gender", "race", "age_group")
+"""Attributes of an annotation that answers are told apart by."""
 
 
-def evaluate_run(run: RunFolder, *, overwrite: bool = False) -> Metrics:
-    """Asks the run's latest checkpoint about every face of the test splits; writes answers, metrics and plots.
+@dataclass(frozen=True)
+class Asking:
+    """How a run is asked. Raises ExpllmError for what cannot be."""
 
-    Raises ExpllmError for a run on records of its own, which has no rendered test faces.
+    order: str = "label-first"  # one of infer.ORDERS
+    constrained: bool = False  # only answers that parse can be generated
+    samples: int = 1  # reasonings drawn per face; the majority of their labels is the answer
+    temperature: float = 0.0  # of the sampling; 0: the most probable token
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ExpllmError(f"unknown order {self.order!r}", f"use one of: {', '.join(ORDERS)}")
+        if self.samples < 1:
+            raise ExpllmError(f"samples is {self.samples}", "draw 1 or more")
+        if self.samples > 1 and self.temperature <= 0:
+            raise ExpllmError(
+                f"{self.samples} samples at temperature {self.temperature:g} would all be the same",
+                "set a temperature above 0, such as 0.7",
+            )
+
+    @property
+    def name(self) -> str:
+        """What its folder is called."""
+        parts = [self.order, "constrained" if self.constrained else ""]
+        parts += [f"x{self.samples}" if self.samples > 1 else "", f"t{self.temperature:g}" if self.temperature else ""]
+        return "-".join(filter(None, parts))
+
+
+AS_THE_PAPER = Asking()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One way of asking one run, and where its answers lie.
+
+    Args:
+      run: of a trained model.
+      asking: how.
+      sets: records of one's own to ask about, FOLDER[:SPLIT] each (split "test" where none is named); none: the
+        rendered people that the run set apart.
+      out: folder to write; by default the run's own, or one below its `evaluations/`.
     """
-    if run.experiment.mixture:
+
+    run: RunFolder
+    asking: Asking = AS_THE_PAPER
+    sets: tuple[str, ...] = ()
+    out: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        if self.out is not None:
+            return self.out
+        if not self.sets and self.asking == AS_THE_PAPER:
+            return self.run.path
+        of = "-".join(f"{Path(entry.folder).name}-{entry.split}" for entry in self.entries) if self.sets else ""
+        return self.run.path / EVALUATIONS / "-".join(filter(None, (self.asking.name, of)))
+
+    @property
+    def entries(self) -> tuple[MixtureEntry, ...]:
+        """The sets that are asked about, as split and folder of records."""
+        if not self.sets:
+            return tuple(MixtureEntry(str(self.run.records), split) for split in self.run.experiment.evaluation.splits)
+        entries = []
+        for text in self.sets:
+            entry = MixtureEntry.parse(text if ":" in Path(text).name else f"{text}:test")
+            if entry != MixtureEntry(entry.folder, entry.split):
+                raise ExpllmError(f"{text!r} asks for more than every record once", "give FOLDER or FOLDER:SPLIT alone")
+            entries.append(entry)
+        splits = [entry.split for entry in entries]
+        if len(set(splits)) < len(splits):
+            raise ExpllmError(
+                f"two sets have a split of one name: {', '.join(self.sets)}", "evaluate them one after the other"
+            )
+        return tuple(entries)
+
+    @property
+    def main_split(self) -> str:
+        """The split whose numbers stand in the headline."""
+        splits = [entry.split for entry in self.entries]
+        return MAIN_SPLIT if MAIN_SPLIT in splits else splits[0]
+
+    def answers(self) -> dict[str, list[EvaluatedFace]]:
+        """The answers of an earlier evaluation, by split. Raises ExpllmError if there are none."""
+        if not (self.folder / ANSWERS).is_file():
+            raise ExpllmError(f"{self.folder} holds no answers yet", f"run `expllm eval --run {self.run.path}` first")
+        return by_split(read_answers(self.folder / ANSWERS))
+
+
+def evaluate_run(evaluation: Evaluation, *, again: bool = False) -> Metrics:
+    """Asks the run's latest checkpoint about every face of the sets; writes answers and metrics.
+
+    What was answered before by the same checkpoint is kept, unless it is to be asked `again`; an evaluation that was
+    killed goes on where it was.
+
+    Raises ExpllmError for a run on records of its own that is given none to be asked about, for records that were not
+    encoded as the model's, or that lack what is scored.
+    """
+    run, folder = evaluation.run, evaluation.folder
+    if run.experiment.mixture and not evaluation.sets:
         raise ExpllmError(
             f"{run.path} learnt from {', '.join(run.experiment.mixture)} and has no test faces of its own",
-            "ask it about pictures with `expllm predict`; scoring on a split of records is not there yet",
+            "name records to ask it about: --records FOLDER:SPLIT",
         )
     with Checkpointer(run.path, create=False) as checkpointer:
         step = checkpointer.latest_step
-    faces = None if overwrite else _read_answers(run, step)
-    if faces is not None:
-        run.say(f"evaluation: {run.path / ANSWERS} is there already")
+    if not again and (folder / ANSWERS).is_file() and answered_step(folder / ANSWERS) == step is not None:
+        run.say(f"evaluation: {folder / ANSWERS} is there already")
+        faces = evaluation.answers()
     else:
-        faces = {}
-        model = predictor(run)
-        total = sum(len(open_records(run.records, split)) for split in run.experiment.evaluation.splits)
-        run.say(f"evaluation: asking about {total:,} faces of people never seen in training")
-        progress = Progress(total, "answering", "faces")
-        for split in run.experiment.evaluation.splits:
-            done = sum(map(len, faces.values()))
-            faces[split] = _answer_split(run, model, split, lambda n, done=done: progress.update(done + n))
-        progress.close()
-        lines = [json.dumps(_plain(face, step), ensure_ascii=False) for split in faces.values() for face in split]
-        write_whole(run.path / ANSWERS, "\n".join(lines) + "\n")
-    main = MAIN_SPLIT if MAIN_SPLIT in faces else next(iter(faces))
-    metrics = summarise(faces, classes=run.experiment.data.expressions, main_split=main, seed=run.experiment.train.seed)
-    write_metrics(run.path / METRICS, metrics)
-    _plots(run, metrics)
+        faces = _ask(evaluation, step, again)
+    metrics = summarise(
+        faces,
+        classes=run.experiment.data.expressions,
+        main_split=evaluation.main_split,
+        seed=run.experiment.train.seed,
+        vocabulary=vocabulary(run.experiment.narrator.vocabulary),
+    )
+    write_metrics(folder / METRICS, metrics)
     return metrics
 
 
-def report_run(run: RunFolder, metrics: Metrics, *, commands: Sequence[str] = (), seconds: float | None = None) -> Path:
-    """Writes report.html from what the run's folder holds."""
-    faces = _read_answers(run)
-    if faces is None:
-        raise ExpllmError(f"{run.path} holds no answers yet", f"run `expllm eval --run {run.path}` first")
-    about, data, model = run.experiment.about, run.experiment.data, run.experiment.model
-    trained = open_records(run.records, "train")
-    took = f" All of it took {seconds / 60:.0f} minutes on this computer." if seconds else ""
-    bars = dict(BARS) if run.experiment.name == "laptop" else {}
-    oracle = metrics.values.get("unit_f1_label_only")
-    if bars and isinstance(oracle, float):
-        bars["unit_f1"] = oracle
-    blocks = " and ".join(str(layer % model.vision.depth + 1) for layer in model.vision_layers)
-    tower = f"DINOv2, {model.vision.width} wide" + (
-        f", block {blocks} of {model.vision.depth}" if model.vision_layers else ""
+def _ask(evaluation: Evaluation, step: int | None, again: bool) -> dict[str, list[EvaluatedFace]]:
+    """All answers, by split, in the order of the records; written down while they come."""
+    run, folder = evaluation.run, evaluation.folder
+    sources = {entry.split: _open(run, entry) for entry in evaluation.entries}
+    model = open_predictor(run, evaluation.asking)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = _Partial(folder, _fingerprint(evaluation, step, sources), again)
+    total = sum(map(len, sources.values()))
+    of = "people never seen in training" if not evaluation.sets else ", ".join(evaluation.sets)
+    run.say(f"evaluation: asking about {total:,} faces of {of}, {evaluation.asking.name}")
+    if partial.faces:
+        run.say(f"evaluation: {len(partial.faces):,} were answered before, going on")
+    progress = Progress(total, "answering", "faces", done=len(partial.faces))
+    with partial:
+        for split, source in sources.items():
+            waiting = [index for index in range(len(source)) if (split, source.id(index)) not in partial.faces]
+            for start in range(0, len(waiting), _CHUNK):
+                records = list(_records(source, waiting[start : start + _CHUNK]))
+                answered = len(partial.faces)
+                answers = model.answer_stored(
+                    [record.picture for record in records],
+                    [record.id for record in records],
+                    report=lambda done, answered=answered: progress.update(answered + done),
+                )
+                for record, answer in zip(records, answers, strict=True):
+                    partial.add(_evaluated(run, split, record, answer), step)
+    progress.close()
+    faces = {
+        split: [partial.faces[split, source.id(index)] for index in range(len(source))]
+        for split, source in sources.items()
+    }
+    lines = [answer_line(face, folder, step=step) for split in faces.values() for face in split]
+    write_whole(folder / ANSWERS, "\n".join(lines) + "\n")
+    partial.remove()
+    return faces
+
+
+_CHUNK = 256
+"""Faces asked about at a time: what a killed evaluation has to ask again, at most."""
+
+
+class _Partial:
+    """What was answered so far, on disk: a line for each face, in a file that is named after what was asked."""
+
+    def __init__(self, folder: Path, fingerprint: str, again: bool) -> None:
+        self._folder, self._path = folder, folder / f".answers-{fingerprint[:16]}.partial.jsonl"
+        for other in folder.glob(".answers-*.partial.jsonl"):
+            if again or other != self._path:
+                other.unlink()
+        self.faces: dict[tuple[str, str], EvaluatedFace] = {}
+        if self._path.is_file() and (whole := self._path.read_bytes().rpartition(b"\n")[0]):
+            self._path.write_bytes(whole + b"\n")  # without a last line that was torn
+            self.faces = {(face.split, face.record): face for face in read_answers(self._path)}
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, face: EvaluatedFace, step: int | None) -> None:
+        self._file.write(answer_line(face, self._folder, step=step) + "\n")
+        self._file.flush()
+        self.faces[face.split, face.record] = face
+
+    def remove(self) -> None:
+        self._path.unlink()
+
+
+def _fingerprint(evaluation: Evaluation, step: int | None, sources: Mapping[str, RecordSource]) -> str:
+    """Of everything that decides the answers."""
+    limits = evaluation.run.experiment.evaluation
+    told = {
+        "step": step,
+        "asking": dataclasses.asdict(evaluation.asking),
+        "room": [limits.max_label_tokens, limits.max_cot_tokens],
+        "records": {split: source.manifest.sha256 for split, source in sources.items()},
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _open(run: RunFolder, entry: MixtureEntry) -> RecordSource:
+    source = open_records(entry.folder, entry.split)
+    files = read_model_files(run.path)
+    theirs, ours = source.manifest.encoding, files.encoder.config
+    for part in ("picture", "picture_size", "crop_margin", "resize"):
+        if getattr(theirs, part) != getattr(ours, part):
+            raise ExpllmError(
+                f"the records in {entry.folder} have {part} {getattr(theirs, part)!r}, those that {run.path} learnt "
+                f"from {getattr(ours, part)!r}",
+                "build them with the run's experiment, so that the model sees what it knows",
+            )
+    return source
+
+
+def _records(source: RecordSource, indices: Sequence[int]) -> Iterator[Record]:
+    for index in indices:
+        record = source[index]
+        if record is None:  # cannot be: records are opened so that a damaged one raises
+            raise ExpllmError(f"record {source.id(index)} is damaged", "see `expllm data verify`")
+        if record.annotation.expression is None:
+            raise ExpllmError(
+                f"record {record.id!r} has no expression, so an answer about it cannot be right or wrong",
+                "build the records of labelled faces only",
+            )
+        yield record
+
+
+def open_predictor(run: RunFolder, asking: Asking = AS_THE_PAPER) -> Predictor:
+    """The run's latest checkpoint, ready to answer with the evaluation's limits."""
+    limits = run.experiment.evaluation
+    config = PredictConfig(
+        limits.batch,
+        limits.max_label_tokens,
+        limits.max_cot_tokens,
+        SamplingConfig(asking.temperature, 1.0, run.experiment.train.seed),
+        order=asking.order,
+        constrained=asking.constrained,
+        samples=asking.samples,
+        label_likelihood=True,
     )
-    report = ReportInput(
-        title=f"ExpLLM, experiment {run.experiment.name}",
-        summary=f"{about[0].upper()}{about[1:]}. It learnt from {len(trained):,} rendered pictures of "
-        f"{data.train_identities} people and was asked about {data.test_identities} others.{took}",
-        trained_on=(
-            (
-                "training pictures",
-                f"{len(trained):,} renders of {data.train_identities} people, regimes {', '.join(data.train_regimes)}",
-            ),
-            (
-                "test people",
-                f"{data.test_identities}, none of them in training; {len(data.expressions)} expressions, "
-                f"chance {1 / len(data.expressions):.0%}",
-            ),
-            (
-                "vision tower",
-                f"{tower}; {'frozen' if not model.vision_lora.rank else f'LoRA r={model.vision_lora.rank}'}",
-            ),
-            (
-                "decoder",
-                f"{model.decoder.depth} layers, {model.decoder.width} wide, {run.experiment.weights.decoder} start",
-            ),
-            ("updates", f"{run.experiment.train.total_steps(len(trained)):,} of {run.experiment.train.batch} records"),
-            ("records", f"manifest {trained.manifest.sha256[:16]}"),
-            ("seeds", f"training {run.experiment.train.seed}, faces {data.seed}"),
-        ),
-        metrics=metrics,
-        faces=faces[metrics.main_split],
-        history=read_history(run.path / "metrics.jsonl"),
-        bars=bars,
-        commands=commands,
-        gallery_size=run.experiment.evaluation.gallery,
-    )
-    write_report(run.path / REPORT, report)
-    return run.path / REPORT
-
-
-def export_model(run: RunFolder) -> Path:
-    """The inference checkpoint in the run's `export/`; one that is there already is written anew."""
-    export_run(run.path, run.export, overwrite=run.export.exists())
-    return run.export
-
-
-def export_weights(
-    run_dir: str | Path,
-    folder: str | Path,
-    *,
-    adapters: AdapterForm = "merged",
-    image_size: int | Literal["run", "stored"] = "run",
-    shard_bytes: int = SHARD_BYTES,
-) -> Path:
-    """Safetensors of a run or an export: vision, projector and decoder in the layouts that other tools open.
-
-    Args:
-      run_dir: the run or export.
-      folder: must not exist yet.
-      adapters: "merged" into the kernels, or "peft" for adapters beside the plain parts.
-      image_size: pixels a side that the tower's position table is fitted to; "run": those of the run's own pictures;
-        "stored": the table stays as it is.
-      shard_bytes: largest weight file.
-
-    Raises:
-      ExpllmError: as `weights.export_safetensors` and `infer.read_run_params` do, or the folder cannot be written.
-    """
-    files = read_model_files(run_dir)
-    params = read_run_params(run_dir, files.config)[0]
-    pixels = {"run": files.pictures.size, "stored": None}.get(image_size, image_size)
-    try:
-        return export_safetensors(
-            params, files.config, folder, adapters=adapters, image_size=pixels, shard_bytes=shard_bytes
-        )
-    except OSError as error:
-        raise ExpllmError(
-            f"the weights cannot be written to {folder} ({error.strerror or error})",
-            "choose a folder on a disk that has room and that you may write to",
-        ) from error
-
-
-def shown(metrics: Metrics, key: str) -> str:
-    """A number of `metrics` with its interval, for people."""
-    value, low, high = (metrics.values.get(key + suffix) for suffix in ("", "_low", "_high"))
-    if value is None or isinstance(value, str):
-        return "undefined" if value is None else value
-    number = str(value) if isinstance(value, int) else f"{value:.3f}"
-    return number if low is None or high is None else f"{number}  [{float(low):.3f}, {float(high):.3f}]"
-
-
-def _answer_split(run: RunFolder, model: Predictor, split: str, report: Callable[[int], None]) -> list[EvaluatedFace]:
-    source = open_records(run.records, split)
-    records = [source[index] for index in range(len(source))]
-    # The pictures of the records, and not the files they were made of: cut and resized as those learnt from.
-    answers = model.answer_stored([record.picture for record in records], [record.id for record in records],
-                                  report=report)  # fmt: skip
-    return [_evaluated(run, split, record, answer) for record, answer in zip(records, answers, strict=True)]
+    return Predictor.open(run.path, config)
 
 
 def _evaluated(run: RunFolder, split: str, record: Record, answer: Answer) -> EvaluatedFace:
     truth = record.annotation
+    picture = run.faces / truth.picture
     return EvaluatedFace(
         record=record.id,
-        identity=truth.identity,
+        identity=truth.identity or record.id,
         split=split,
         expression=truth.expression or "",
         units=dict(truth.units.get(run.experiment.narrator.vocabulary, {})),
         label_text=answer.label_text,
-        predicted=answer.label,
+        predicted=answer.predicted,
         cot=answer.cot_text,
         cot_failure=answer.cot_failure,
         stated=dict(answer.stated_units),
         concluded=None if answer.parsed is None else answer.parsed.expression,
         tries=answer.tries,
-        picture=run.faces / truth.picture,
+        picture=picture if picture.is_file() else None,
+        order=answer.order,
+        probabilities=dict(answer.label_probabilities),
+        truncated=answer.truncated,
+        prompt_tokens=answer.prompt_tokens,
+        new_tokens=answer.new_tokens,
+        votes=dict(answer.votes),
+        groups={name: str(truth.attributes[name]) for name in GROUPS if name in truth.attributes},
     )
-
-
-def _plain(face: EvaluatedFace, step: int | None) -> dict[str, object]:
-    return {**asdict(face), "picture": str(face.picture.name) if face.picture else None, "step": step}
-
-
-def _read_answers(run: RunFolder, step: int | None = None) -> dict[str, list[EvaluatedFace]] | None:
-    """The answers of an earlier evaluation, or None if there is none, or none of the checkpoint of `step`."""
-    path = run.path / ANSWERS
-    if not path.is_file():
-        return None
-    faces: dict[str, list[EvaluatedFace]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            fields = json.loads(line)
-            if fields.pop("step") != step is not None:
-                return None  # the run was trained further since
-            fields["picture"] = run.faces / "pictures" / fields["split"] / fields["picture"]
-            face = EvaluatedFace(**fields)
-            faces.setdefault(face.split, []).append(face)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExpllmError(
-            f"{path} is damaged: {error}", f"run `expllm eval --run {run.path}` to write it anew"
-        ) from error
-    return faces
-
-
-def _plots(run: RunFolder, metrics: Metrics) -> None:
-    folder = run.path / "plots"
-    folder.mkdir(exist_ok=True)
-    for split, summary in metrics.splits.items():
-        write_whole(folder / f"confusion_{split}.png", plot_confusion(summary.labels, title=split))
-    main = metrics.splits[metrics.main_split]
-    write_whole(folder / f"units_{main.split}.png", plot_units(main.units.rows, title=main.split))
-    history = run.path / "metrics.jsonl"
-    if history.is_file():
-        write_whole(folder / "training.png", plot_curves(read_history(history)))

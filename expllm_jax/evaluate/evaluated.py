@@ -71,6 +71,11 @@ class EvaluatedFace:
         return self.predicted == self.expression
 
     @property
+    def contradicts(self) -> bool:
+        """Whether the reasoning concludes another expression than the one answered; not where either is missing."""
+        return self.concluded is not None and self.predicted is not None and self.concluded != self.predicted
+
+    @property
     def asked(self) -> int:
         """How many answers were asked for: the label, the reasoning, or both."""
         return int(self.label_text is not None) + int(self.cot is not None)

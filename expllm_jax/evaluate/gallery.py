@@ -1,4 +1,6 @@
-"""The report's gallery: held-out faces, right and wrong alike, each with its text and its units, true beside stated."""
+"""The report's gallery: held-out faces, right, wrong and contradictory alike, each with its text, its units, true
+beside stated, and where on the face those units show.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +9,36 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from expllm_jax.cot import STATED_FROM, band_of
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.evaluated import EvaluatedFace
-from expllm_jax.evaluate.markup import data_uri, reasoning, text
+from expllm_jax.evaluate.markup import data_uri, percent, reasoning, text
 from expllm_jax.evaluate.units import BAND_ORDER
 from expllm_jax.faces import FACS
+from expllm_jax.faces.regions import LANDMARK_REGIONS, region_ellipses
 
 _SIDE = 224  # pixels of an embedded picture's longer side: sharp on a phone, about 10 kB each
 
 
 def choose_faces(faces: Sequence[EvaluatedFace], count: int) -> list[EvaluatedFace]:
-    """`count` faces, half of them wrong where there are that many, otherwise topped up; wrong and right alternate.
+    """`count` faces: right ones, wrong ones and ones whose text contradicts the label, a third each where there are
+    that many, otherwise topped up; the kinds alternate.
 
-    Within each half the expressions take turns and, within an expression, the order is that of a hash of the record id:
+    Within each kind the expressions take turns and, within an expression, the order is that of a hash of the record id:
     always the same faces for the same run, and nobody's choice.
     """
-    wrong = _taking_turns([face for face in faces if not face.correct])
-    right = _taking_turns([face for face in faces if face.correct])
-    wrong_count = min(len(wrong), max(count // 2, count - len(right)))
-    right_count = min(len(right), count - wrong_count)
-    chosen = []
-    for place in range(max(wrong_count, right_count)):
-        chosen += right[place : min(place + 1, right_count)] + wrong[place : min(place + 1, wrong_count)]
-    return chosen
+    queues = [
+        _taking_turns([face for face in faces if face.correct and not face.contradicts]),
+        _taking_turns([face for face in faces if not face.correct and not face.contradicts]),
+        _taking_turns([face for face in faces if face.contradicts]),
+    ]
+    chosen: list[EvaluatedFace] = []
+    for turn in range(max(map(len, queues))):
+        chosen += [queue[turn] for queue in queues if turn < len(queue)]
+    return chosen[:count]
 
 
 def _taking_turns(faces: Sequence[EvaluatedFace]) -> list[EvaluatedFace]:
@@ -104,13 +110,37 @@ def _units_table(face: EvaluatedFace) -> str:
     )
 
 
-def face_card(face: EvaluatedFace) -> str:
-    """One face as HTML: picture, labels, units side by side, the whole text."""
-    picture = (
-        f'<img class="face" src="{embedded_picture(face.picture)}" alt="{text(f"Face of record {face.record}")}">'
-        if face.picture is not None
-        else '<div class="face none">no picture</div>'
+def _overlay(face: EvaluatedFace, landmarks: np.ndarray, size: tuple[int, int]) -> str:
+    """Ellipses where the stated units show: drawn for those that the face has, dashed for those that it has not."""
+    shapes = []
+    for code in face.credited:
+        if code not in LANDMARK_REGIONS:
+            continue
+        intensity = face.units.get(code)
+        kind = "unknown" if intensity is None else "there" if intensity >= STATED_FROM else "not-there"
+        for x, y, rx, ry in region_ellipses(code, landmarks):
+            place = f'cx="{x:.1f}" cy="{y:.1f}" rx="{rx:.1f}" ry="{ry:.1f}"'
+            shapes.append(f'<ellipse class="{kind}" {place}><title>{text(code)}</title></ellipse>')
+    width, height = size
+    return (
+        f'<svg class="regions" viewBox="0 0 {width} {height}" preserveAspectRatio="xMidYMid slice" role="img" '
+        f'aria-label="Where the stated units show">{"".join(shapes)}</svg>'
     )
+
+
+def face_card(face: EvaluatedFace, landmarks: Sequence[tuple[float, float]] = ()) -> str:
+    """One face as HTML: picture, labels, units side by side, the whole text.
+
+    With the face's 68 `landmarks`, in pixels of its picture, the regions of the stated units are drawn over it.
+    """
+    if face.picture is None:
+        picture = '<div class="face none">no picture</div>'
+    else:
+        shown = f'<img src="{embedded_picture(face.picture)}" alt="{text(f"Face of record {face.record}")}">'
+        if len(landmarks) == 68:
+            with Image.open(face.picture) as opened:
+                shown += _overlay(face, np.array(landmarks), opened.size)
+        picture = f'<div class="face">{shown}</div>'
     predicted = face.predicted if face.predicted is not None else f"unparsable: “{(face.label_text or '')[:60]}”"
     word, sign, kind = ("right", "✓", "good") if face.correct else ("wrong", "✗", "bad")
     failure = (
@@ -119,15 +149,16 @@ def face_card(face: EvaluatedFace) -> str:
         else ""
     )
     differs = (
-        f"<dt>text concludes</dt><dd>{text(face.concluded)}</dd>"
-        if face.concluded is not None and face.concluded != face.predicted
+        f'<dt>text concludes</dt><dd><span class="verdict bad">{text(face.concluded)}</span></dd>'
+        if face.contradicts
         else ""
     )
+    sure = f" ({percent(face.probabilities[face.predicted], 0)})" if face.predicted in face.probabilities else ""
     told = "" if face.cot is None else f'<div class="text">{reasoning(face.cot)}</div>'
     return (
         f'<article class="card {kind}"><div class="top">{picture}<div>'
         f'<span class="verdict {kind}">{sign} {word}</span>'
-        f"<dl><dt>true</dt><dd>{text(face.expression)}</dd><dt>predicted</dt><dd>{text(predicted)}</dd>{differs}</dl>"
+        f"<dl><dt>true</dt><dd>{text(face.expression)}</dd><dt>predicted</dt><dd>{text(predicted)}{sure}</dd>{differs}</dl>"
         f'<p class="mute small">{text(face.split)} · {text(face.record)}</p></div></div>'
         f"{_units_table(face)}{failure}{told}</article>"
     )

@@ -66,6 +66,14 @@ class Metrics:
         parts = [self.values[key + suffix] for suffix in ("", "_low", "_high")]
         return Interval(*(math.nan if part is None else float(part) for part in parts))
 
+    def shown(self, key: str) -> str:
+        """The named number for people, with its interval where it has one."""
+        value, low, high = (self.values.get(key + suffix) for suffix in ("", "_low", "_high"))
+        if value is None or isinstance(value, str):
+            return "undefined" if value is None else value
+        number = str(value) if isinstance(value, int) else f"{value:.3f}"
+        return number if low is None or high is None else f"{number}  [{float(low):.3f}, {float(high):.3f}]"
+
 
 def _unit_f1_gain(counts: np.ndarray) -> np.ndarray:
     """The model's micro-F1 minus the label-only oracle's; counts [..., 6], both on the same pictures."""
@@ -176,6 +184,7 @@ def summarise(
     main_split: str = MAIN_SPLIT,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    vocabulary: Vocabulary = FACS,
 ) -> Metrics:
     """All numbers of a run; the module's docstring lists the keys.
 
