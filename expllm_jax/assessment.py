@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from expllm_jax.evaluate import EvaluatedFace, Metrics, summarise, write_metrics
 from expllm_jax.evaluate.answer_files import answer_line, answered_step, by_split, read_answers
 from expllm_jax.faces import vocabulary
 from expllm_jax.files import write_whole
-from expllm_jax.infer import ORDERS, Answer, PredictConfig, Predictor, SamplingConfig
+from expllm_jax.infer import ORDERS, Answer, PredictConfig, Predictor, SamplingConfig, read_model_files
 from expllm_jax.records import MixtureEntry, Record, RecordSource, open_records
 from expllm_jax.stages import RunFolder
 from expllm_jax.train import Progress

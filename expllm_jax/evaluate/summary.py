@@ -30,7 +30,7 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import scores, units
 from expllm_jax.evaluate.bootstrap import RESAMPLES, Interval, bootstrap, cluster_totals, wilson
 from expllm_jax.evaluate.evaluated import EvaluatedFace
-from expllm_jax.faces import BASIC_7
+from expllm_jax.faces import BASIC_7, FACS, Vocabulary
 from expllm_jax.files import write_whole
 
 MAIN_SPLIT = "mild"
@@ -86,12 +86,12 @@ def _on_confusion(statistic: Callable[[np.ndarray], np.ndarray], classes: int, t
 
 
 def _intervals(
-    faces: Sequence[EvaluatedFace], classes: Sequence[str], seed: int, resamples: int
+    faces: Sequence[EvaluatedFace], classes: Sequence[str], seed: int, resamples: int, vocabulary: Vocabulary
 ) -> dict[str, Interval]:
     confusion_PK = scores.confusion_per_picture(
         [face.expression for face in faces], [face.predicted for face in faces], classes
     ).reshape(len(faces), -1)
-    table = units.unit_table(faces)
+    table = units.unit_table(faces, vocabulary)
     model_P3, oracle_P3 = units.detection_counts(table), units.detection_counts(table, label_only=True)
     plan: dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]] = {
         "accuracy": (confusion_PK, partial(_on_confusion, scores.accuracy, len(classes))),
@@ -119,6 +119,7 @@ def summarise_split(
     classes: Sequence[str] = BASIC_7,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    vocabulary: Vocabulary = FACS,
 ) -> SplitSummary:
     """Scores and intervals of one split. Raises ExpllmError when it is empty or a record is in it twice."""
     if not faces:
@@ -133,12 +134,12 @@ def summarise_split(
         n=len(faces),
         identities=len({face.identity for face in faces}),
         labels=scores.score(faces, classes),
-        units=units.score_units(faces),
+        units=units.score_units(faces, vocabulary),
         unparsable_label=sum(face.unparsable_label for face in faces),
         unparsable_cot=sum(face.unparsable_cot for face in faces),
         conclusion_accuracy=scores.conclusion_accuracy(faces),
         conclusion_agreement=scores.conclusion_agreement(faces),
-        intervals=_intervals(faces, classes, seed, resamples),
+        intervals=_intervals(faces, classes, seed, resamples, vocabulary),
     )
 
 
@@ -197,7 +198,7 @@ def summarise(
             "evaluate it, or name another main split",
         )
     splits = {
-        name: summarise_split(name, faces, classes=classes, seed=seed, resamples=resamples)
+        name: summarise_split(name, faces, classes=classes, seed=seed, resamples=resamples, vocabulary=vocabulary)
         for name, faces in faces_by_split.items()
     }
     values: dict[str, float | int | str] = {}
