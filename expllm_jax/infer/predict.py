@@ -1,65 +1,32 @@
-"""Answers about pictures: the label in one word, and the three-part text, each asked for on its own."""
+"""Answers about pictures, from a trained model: see `infer.orders` for what is asked."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
-from expllm_jax.cot import ParsedCot, UnparsableAnswer, parse_cot, parse_label, stated_units
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import vocabulary
+from expllm_jax.infer.conversations import (
+    Answer,
+    Conversations,
+    PredictConfig,
+    label_weighing,
+    parsed_reply,
+    shares,
+    side_by_side,
+)
 from expllm_jax.infer.face_boxes import FaceBox
-from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig
+from expllm_jax.infer.generate import Generator, Prompts
+from expllm_jax.infer.likelihood import log_likelihoods, weighing_row
+from expllm_jax.infer.requests import Reply, Request, Weighing, begun_row
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
-from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, prepared_pixels, seen_picture
-
-T = TypeVar("T")
-
-RETRY_TEMPERATURE = 0.7
-"""At which an answer is sampled after a greedy one did not parse."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the model said about one picture, as generated and as parsed strictly."""
-
-    picture: str  # path or name
-    label_text: str  # answer to the label question, as generated
-    label: str | None  # the label it is; None if it is none
-    label_failure: str | None  # why it is no label; None if it is one
-    cot_text: str  # the three-part text, as generated
-    parsed: ParsedCot | None  # its parts and statements; None if it does not keep to the form
-    cot_failure: str | None  # why it does not; None if it does
-    stated_units: Mapping[str, str | None]  # action unit → intensity band (None: no word for it), denied ones left out
-    tries: int = 1  # how often the harder of the two was asked; above 1 the first attempt did not parse
-
-    @property
-    def unparsable(self) -> str | None:
-        """Why one of the two answers could not be parsed; None if both could."""
-        return self.label_failure or self.cot_failure
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictConfig:
-    """How pictures are asked about."""
-
-    batch: int = 32  # pictures at a time; 1 or more
-    label_tokens: int = 8  # room for the label, in tokens
-    cot_tokens: int = 400  # room for the text, in tokens
-    sampling: SamplingConfig = GREEDY
-    retries: int = 3  # how often an answer that does not parse is asked for again, sampled; Answer.tries tells of it
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("label_tokens", 1), ("cot_tokens", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ExpllmError(f"{name} is {getattr(self, name)}", f"use {least} or more")
+from expllm_jax.records import decode_answer, normalise, prepared_pixels, seen_picture
 
 
 class Predictor:
@@ -78,7 +45,7 @@ class Predictor:
         plain, self._params = merged(files.config, params)
         self._graphdef = abstract(plain)[0]
         self._generate = Generator(self._graphdef, self._params)
-        self._prompt = {task: files.encoder.prompt(task) for task in ("label", "cot")}
+        self._conversations = Conversations(files, self.config)
 
     @classmethod
     def open(cls, run_dir: str | Path, config: PredictConfig | None = None, *, step: int | None = None) -> Predictor:
@@ -185,112 +152,98 @@ class Predictor:
 
     def _answer_batch(self, names: list[str], features_BND: np.ndarray | jax.Array) -> list[Answer]:
         """`names` may be fewer than the rows of the features, which are filled up to a size compiled before."""
-        rows = len(features_BND)
-        units, allowed = vocabulary(self.files.vocabulary), self.files.labels
-        labels = self._ask_strictly(
-            [self._prompt["label"]] * rows,
-            features_BND,
-            self.config.label_tokens,
-            lambda text: parse_label(text, allowed),
-            len(names),
-        )
-        prompts = [self._prompt["cot"]] * rows
-        if self.files.encoder.config.layout in ("chained", "reference"):
-            # Trained on chains, the model has only seen the text asked for after the label.
-            prompts = [
-                self.files.encoder.prompt("cot", history=[Round("label", reply.text)] if reply.text.strip() else [])
-                for reply in labels
-            ]
-        cots = self._ask_strictly(
-            prompts, features_BND, self.config.cot_tokens, lambda text: parse_cot(text, units, allowed), len(names)
-        )
-        return [
-            Answer(
-                picture=name,
-                label_text=label.text,
-                label=label.value,
-                label_failure=label.failure,
-                cot_text=cot.text,
-                parsed=cot.value,
-                cot_failure=cot.failure,
-                stated_units=stated_units(cot.text, units),
-                tries=max(label.tries, cot.tries),
-            )
-            for name, label, cot in zip(names, labels, cots, strict=False)
-        ]
+        talk = side_by_side([self._conversations.about(picture, name) for picture, name in enumerate(names)])
+        replies = None
+        while True:
+            try:
+                questions = talk.send(replies)
+            except StopIteration as end:
+                return end.value
+            replies = self._replies(questions, features_BND)
 
-    def _ask_strictly(
-        self,
-        prompts: list[EncodedRow],
-        features_BND: np.ndarray | jax.Array,
-        room: int,
-        parse: Callable[[str], T],
-        asked: int,
-    ) -> list[_Reply[T]]:
-        """One reply per row. Of the first `asked` rows (the rest is filling), those that do not parse are asked again.
+    def generate(self, requests: Sequence[Request], features_PND: np.ndarray | jax.Array) -> list[Reply]:
+        """One reply per request, in order. A reply does not depend on the other requests.
 
-        Sampling, and not a looser parser, mends what greedy decoding got wrong; a row that never parses keeps its
-        first text.
+        Args:
+          requests: what is asked.
+          features_PND: tower features of the pictures that the requests number (`encode`).
+
+        Raises:
+          ExpllmError: a request names a picture or a task that is not there.
         """
-        replies = [
-            _Reply(text, *_parsed(parse, text, cut), tries=1)
-            for text, cut in self._ask(prompts, features_BND, room, self.config.sampling)
-        ]
-        for attempt in range(1, self.config.retries + 1):
-            failed = [row for row in range(asked) if replies[row].failure is not None]
-            if not failed:
-                break
-            filled = _filled(np.asarray(features_BND)[failed], self.config.batch)
-            again = [prompts[row] for row in failed]
-            again += again[-1:] * (len(filled) - len(failed))
-            sampling = SamplingConfig(RETRY_TEMPERATURE, 1.0, self.config.sampling.seed + attempt)
-            for row, (text, cut) in zip(failed, self._ask(again, filled, room, sampling), strict=False):
-                value, failure = _parsed(parse, text, cut)
-                first = replies[row]
-                replies[row] = (
-                    _Reply(text, value, None, attempt + 1)
-                    if failure is None
-                    else _Reply(first.text, None, first.failure, attempt + 1)
-                )
-        return replies
+        return self._replies(requests, features_PND)
 
-    def _ask(
-        self, prompts: list[EncodedRow], features_BND: np.ndarray | jax.Array, room: int, sampling: SamplingConfig
-    ) -> list[tuple[str, bool]]:
-        """(text, whether it was cut off for lack of room) of every row."""
+    def label_likelihoods(
+        self, requests: Sequence[Request], features_PND: np.ndarray | jax.Array
+    ) -> list[Mapping[str, float]]:
+        """For each request the allowed labels' shares of their likelihood.
+
+        Args:
+          requests: of the task "label": each label as the answer. Of the task "cot", with the whole text as `begun`:
+            each label in the place of the one that the text concludes; {} if the text does not parse.
+          features_PND: as in `generate`.
+        """
+        weighings = {}
+        for number, request in enumerate(requests):
+            value, _ = parsed_reply(self._conversations.parsers[request.task], Reply(request.begun, False, (), 0))
+            found = label_weighing(
+                request.picture, request.task, request.history, request.begun, value, self.files.labels
+            )
+            if found is not None:
+                weighings[number] = found
+        weighed = dict(zip(weighings, self._replies(list(weighings.values()), features_PND), strict=True))
+        return [
+            dict(zip(self.files.labels, shares(weighed[number]), strict=True)) if number in weighed else {}
+            for number in range(len(requests))
+        ]
+
+    def _replies(self, questions: Sequence[Request | Weighing], features_PND: np.ndarray | jax.Array) -> list[Any]:
+        """For each question its Reply or, of a Weighing, its log-likelihoods."""
+        found: dict[int, Any] = {}
+        groups: dict[Any, list[int]] = {}
+        for number, question in enumerate(questions):
+            key = None if isinstance(question, Weighing) else (self._room(question), question.sampling)
+            groups.setdefault(key, []).append(number)
+        for key, numbers in groups.items():
+            for start in range(0, len(numbers), self.config.batch):
+                chunk = numbers[start : start + self.config.batch]
+                filled = _filled(np.asarray(chunk), self.config.batch)
+                asked = [questions[number] for number in filled]
+                features = np.asarray(features_PND)[[question.picture for question in asked]]
+                replies = self._weighed(asked, features) if key is None else self._generated(asked, features)
+                found |= dict(zip(chunk, replies, strict=False))
+        return [found[number] for number in range(len(questions))]
+
+    def _room(self, request: Request) -> int:
+        return request.room or {"label": self.config.label_tokens}.get(request.task, self.config.cot_tokens)
+
+    def _weighed(self, weighings: Sequence[Weighing], features: np.ndarray) -> list[tuple[float, ...]]:
+        encoder = self.files.encoder
+        rows = [weighing_row(encoder, weighing) for weighing in weighings]
+        return log_likelihoods(self._graphdef, self._params, rows, features, encoder.tokenizer.pad)
+
+    def _generated(self, requests: Sequence[Request], features: np.ndarray) -> list[Reply]:
         tokenizer = self.files.encoder.tokenizer
-        generated: Generated = self._generate(
-            Prompts.of(prompts, tokenizer.pad),
-            features_BND,
-            max_new_tokens=room,
+        rows, begun = zip(*(begun_row(self.files.encoder, request) for request in requests), strict=True)
+        generated = self._generate(
+            Prompts.of(list(rows), tokenizer.pad),
+            features,
+            max_new_tokens=self._room(requests[0]),
             eos=tokenizer.eos,
             pad=tokenizer.pad,
-            sampling=sampling,
+            sampling=requests[0].sampling or self.config.sampling,
         )
         return [
-            (decode_answer(tokens[:length], tokenizer), bool(cut))
-            for tokens, length, cut in zip(generated.tokens, generated.lengths, generated.truncated, strict=True)
+            Reply(
+                decode_answer([*start, *tokens[:length]], tokenizer),
+                bool(cut),
+                tuple(map(int, tokens[:length])),
+                len(row),
+            )
+            for row, start, tokens, length, cut in zip(
+                rows, begun, generated.tokens, generated.lengths, generated.truncated, strict=True
+            )
         ]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reply(Generic[T]):
-    """A text, what it parses to, why it does not, and how often it was asked for."""
-
-    text: str
-    value: T | None
-    failure: str | None
-    tries: int
-
-
-def _parsed(parse: Callable[[str], T], text: str, truncated: bool) -> tuple[T | None, str | None]:
-    """(value, None) or (None, why not). A text that was cut off is not an answer, even if what there is would parse."""
-    if truncated:
-        return None, "cut off before its end"
-    try:
-        return parse(text), None
-    except UnparsableAnswer as error:
-        return None, error.reason
 
 
 def _filled(rows: np.ndarray, batch: int) -> np.ndarray:

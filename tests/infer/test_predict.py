@@ -21,13 +21,14 @@ from expllm_jax.infer import (
     PictureConfig,
     PredictConfig,
     Predictor,
+    Reply,
     annotated_face_boxes,
     export_run,
     read_model_files,
     read_run_params,
     write_model_files,
 )
-from expllm_jax.infer.predict import _parsed
+from expllm_jax.infer.conversations import parsed_reply
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, abstract
 from expllm_jax.records import (
     BatchConfig,
@@ -212,8 +213,8 @@ def test_a_model_that_has_not_learnt_gives_reasons_instead_of_answers(trained) -
 
 
 def test_what_is_cut_off_is_no_answer_even_if_it_would_parse() -> None:
-    assert _parsed(str.upper, "anger", False) == ("ANGER", None)
-    assert _parsed(str.upper, "anger", True) == (None, "cut off before its end")
+    assert parsed_reply(str.upper, Reply("anger", False, (), 0)) == ("ANGER", None)
+    assert parsed_reply(str.upper, Reply("anger", True, (), 0)) == (None, "cut off before its end")
 
 
 def test_model_files_come_back_as_they_were(trained, tmp_path: Path) -> None:

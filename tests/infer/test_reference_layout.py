@@ -76,11 +76,11 @@ def test_the_text_is_asked_for_after_the_label(files, params, features, tmp_path
     predictor = Predictor(reopened, params[1], PredictConfig(batch=2, label_tokens=3, cot_tokens=3, retries=0))
     asked = []
 
-    def remembered(rows, *rest):
-        asked.append([row.tokens.tolist() for row in rows])
-        return answer(rows, *rest)
+    def remembered(requests, features):
+        asked.append([reopened.encoder.prompt(r.task, history=r.history).tokens.tolist() for r in requests])
+        return answer(requests, features)
 
-    answer, predictor._ask = predictor._ask, remembered
+    answer, predictor._generated = predictor._generated, remembered
     answers = predictor.answer_features(features, ["a", "b"])
     labels, cots = asked
     assert labels == [reopened.encoder.prompt("label").tokens.tolist()] * 2
