@@ -63,7 +63,7 @@ from expllm_jax.faces.prototypes import (
     associated_expressions,
     prototype_units,
 )
-from expllm_jax.faces.regions import LANDMARK_REGIONS, LandmarkRegion, region_centres
+from expllm_jax.faces.regions import LANDMARK_REGIONS, LandmarkRegion, region_centres, region_ellipses
 from expllm_jax.faces.unit_sets import (
     BP4D_12,
     DISFA_8,
@@ -153,6 +153,7 @@ __all__ = [
     "prototype_units",
     "read_annotations",
     "region_centres",
+    "region_ellipses",
     "unit_vector",
     "units_of_vector",
     "value_of_grade",

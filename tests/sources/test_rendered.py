@@ -348,3 +348,54 @@ def test_a_missing_head_file_is_named(tmp_path):
 def test_impossible_configurations_say_what_is_allowed(change):
     with pytest.raises(ExpllmError):
         dataclasses.replace(SMALL, **change)
+
+
+def _specs(regime):
+    config = rendered.RenderedConfig(train_identities=1, test_identities=3, test_regimes=(regime,), seed=5)
+    return [spec for spec in rendered.plan(config) if spec.split == regime]
+
+
+def test_a_counterfactual_without_a_change_is_the_face_itself(head):
+    spec = _specs("mild")[4]
+    picture, annotation = rendered.render_face(head, spec, 5)
+    again, same = rendered.counterfactual_face(head, spec, 5, {})
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+    assert same == annotation
+
+
+def test_a_counterfactual_changes_one_unit_and_keeps_everything_else(head):
+    spec = next(spec for spec in _specs("mild") if spec.expression == "Happiness")
+    picture, annotation = rendered.render_face(head, spec, 5)
+    before = annotation.units["facs"]
+    for code, value in (("AU4", 0.8), ("AU12", 0.0)):
+        changed, after = rendered.counterfactual_face(head, spec, 5, {code: value})
+        assert after.units["facs"] == before | {code: pytest.approx(value, abs=1e-4)}
+        assert after.attributes == annotation.attributes and after.identity == annotation.identity
+        moved = np.abs(changed.pixels.astype(int) - picture.pixels.astype(int)).max(2) > 0
+        shown = np.argwhere(moved)
+        assert 0.001 < moved.mean() < 0.5
+        # The corners hold nothing but background and noise, of which the same was drawn.
+        assert not moved[:20, :20].any() and not moved[:20, -20:].any()
+        # The brow lowers above the eyes, the mouth corners come down below the nose.
+        nose = annotation.landmarks[30][1]
+        assert (np.median(shown[:, 0]) < nose) == (code == "AU4")
+
+
+def test_only_faces_that_could_have_been_drawn_are_made(head):
+    spec = next(spec for spec in _specs("mild") if spec.expression == "Surprise")
+    units = rendered.render_face(head, spec, 5)[1].units["facs"]
+    addable = rendered.addable_units(spec, units)
+    assert "AU12" in addable
+    assert not {code for code, value in units.items() if value > 0} & set(addable)
+    assert not {"AU24", "AU28", "AU18"} & set(addable)  # not beside the prototype's AU27
+    with pytest.raises(ExpllmError, match="cannot show AU24 beside"):
+        rendered.counterfactual_face(head, spec, 5, {"AU24": 0.8})
+    with pytest.raises(ExpllmError, match="AU23"):
+        rendered.counterfactual_face(head, spec, 5, {"AU23": 0.8})
+
+
+def test_crooked_faces_have_no_counterfactual(head):
+    config = rendered.RenderedConfig(train_identities=1, test_identities=1, test_regimes=("sided",), seed=5)
+    spec = next(spec for spec in rendered.plan(config) if spec.split == "sided")
+    with pytest.raises(ExpllmError, match="crooked"):
+        rendered.counterfactual_face(head, spec, 5, {"AU12": 0.8})

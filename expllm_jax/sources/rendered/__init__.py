@@ -8,10 +8,12 @@ somebody estimated. What it is not: skin has no photographic texture and hair is
 renders.
 """
 
+from expllm_jax.sources.rendered.counterfactual import addable_units, counterfactual_face
 from expllm_jax.sources.rendered.generate import (
     ANNOTATIONS_FILE,
     FaceSpec,
     RenderedConfig,
+    encode_jpeg,
     generate,
     plan,
     render_face,
@@ -48,7 +50,10 @@ __all__ = [
     "Regime",
     "RenderedConfig",
     "Scene",
+    "addable_units",
+    "counterfactual_face",
     "displacements",
+    "encode_jpeg",
     "frontal",
     "generate",
     "load_head",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +29,7 @@ from expllm_jax.faces import (
 from expllm_jax.sources.rendered.head import HeadModel, load_head
 from expllm_jax.sources.rendered.identity import Identity, sample_identity
 from expllm_jax.sources.rendered.regimes import REGIMES, SIDED, UNEXPRESSIVE, sample_sided, sample_units
-from expllm_jax.sources.rendered.scene import Picture, gaze_units, pose_300w, render, sample_scene
+from expllm_jax.sources.rendered.scene import Picture, Scene, gaze_units, pose_300w, render, sample_scene
 
 RENDERER_VERSION = "2"  # part of the provenance; raise it when pictures or annotations of the same seed change
 ANNOTATIONS_FILE = "annotations.jsonl"
@@ -111,22 +111,40 @@ def _identity(head: HeadModel, seed: int, number: int) -> Identity:
     return sample_identity(head, f"p{number:05d}", np.random.default_rng([seed, 2, number]))
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnFace:
+    """Everything that a `FaceSpec` stands for, before it is rendered."""
+
+    person: Identity
+    arkit: Mapping[str, float]  # coefficients above 0, without the gaze
+    scene: Scene
+
+
+def draw_face(head: HeadModel, spec: FaceSpec, seed: int) -> DrawnFace:
+    """Draws person, units and scene; a pure function of its arguments."""
+    where = [*REGIMES, *UNEXPRESSIVE].index(spec.regime)
+    which = BASIC_7.index(spec.expression) if spec.expression in BASIC_7 else 7
+    rng = np.random.default_rng([seed, 3, spec.identity, where, which, spec.take, spec.split == "train"])
+    if spec.regime == SIDED:
+        arkit = sample_sided(rng)
+    else:
+        arkit = arkit_from_facs(sample_units(spec.expression, spec.regime, rng))
+    return DrawnFace(_identity(head, seed, spec.identity), arkit, sample_scene(rng))
+
+
 def render_face(head: HeadModel, spec: FaceSpec, seed: int) -> tuple[Picture, Annotation]:
-    """One face with its annotation; a pure function of its arguments.
+    """One face with its annotation; a pure function of its arguments. See `render_drawn`."""
+    return render_drawn(head, spec, draw_face(head, spec, seed), seed)
+
+
+def render_drawn(head: HeadModel, spec: FaceSpec, drawn: DrawnFace, seed: int) -> tuple[Picture, Annotation]:
+    """The picture of a drawn face with its annotation.
 
     The annotation holds the ARKit coefficients that were rendered, gaze included, and what they mean as FACS and FEAFA
     units. Those that the face does not show are there with 0.0, since that is known. FACS units outside RENDERED_UNITS
     are left out as unknown: no coefficient stands for them, but others may show them (a dropped jaw parts the lips).
     """
-    where = [*REGIMES, *UNEXPRESSIVE].index(spec.regime)
-    which = BASIC_7.index(spec.expression) if spec.expression in BASIC_7 else 7
-    rng = np.random.default_rng([seed, 3, spec.identity, where, which, spec.take, spec.split == "train"])
-    person = _identity(head, seed, spec.identity)
-    if spec.regime == SIDED:
-        arkit = sample_sided(rng)
-    else:
-        arkit = arkit_from_facs(sample_units(spec.expression, spec.regime, rng))
-    scene = sample_scene(rng)
+    person, arkit, scene = drawn.person, dict(drawn.arkit), drawn.scene
     picture = render(head, person, arkit, scene)
     shown, facs, feafa = arkit | gaze_units(scene.gaze), facs_from_arkit(arkit), feafa_from_arkit(arkit)
     annotation = Annotation(
@@ -153,6 +171,13 @@ def render_face(head: HeadModel, spec: FaceSpec, seed: int) -> tuple[Picture, An
     return picture, annotation
 
 
+def encode_jpeg(picture: Picture) -> bytes:
+    """The picture's file, as `generate` writes it."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture.pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY)
+    return encoded.getvalue()
+
+
 def generate(
     config: RenderedConfig,
     head_folder: Path,
@@ -176,9 +201,7 @@ def generate(
 
     def one(spec: FaceSpec) -> Annotation:
         picture, annotation = render_face(head, spec, config.seed)
-        encoded = io.BytesIO()
-        Image.fromarray(picture.pixels).save(encoded, "JPEG", quality=_JPEG_QUALITY)
-        (partial / annotation.picture).write_bytes(encoded.getvalue())
+        (partial / annotation.picture).write_bytes(encode_jpeg(picture))
         return annotation
 
     def annotations() -> Iterator[Annotation]:

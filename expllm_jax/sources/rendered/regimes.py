@@ -150,6 +150,15 @@ def sample_sided(rng: np.random.Generator) -> dict[str, float]:
     return {code: coefficients[code] for code in ARKIT_52.codes if coefficients.get(code, 0.0) > 0.0}
 
 
+def can_show(code: str, expression: str | None, units: Mapping[str, float]) -> bool:
+    """Whether a face that shows `units` can show the rendered unit `code` as well, by the rules of `sample_units`.
+
+    With an expression its whole prototype counts as shown, unless `code` belongs to it.
+    """
+    prototype = {} if expression is None or code in PROTOTYPES[expression] else PROTOTYPES[expression]
+    return code in RENDERED_UNITS and not _excluded(code, {**units, **prototype})
+
+
 def _excluded(code: str, others: Mapping[str, float]) -> bool:
     return any(other in _EXCLUSIVE.get(code, ()) or code in _EXCLUSIVE.get(other, ()) for other in others)
 
