@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from expllm_jax.stages import RunFolder
 from expllm_jax.train import Progress
 
 ANSWERS, METRICS, EVALUATIONS = "answers.jsonl", "metrics.json", "evaluations"
+_PREVIOUS = "answers.previous.jsonl"
 MAIN_SPLIT = "mild"
 GROUPS = ("gender", "race", "age_group")
 """Attributes of an annotation that answers are told apart by."""
@@ -124,8 +126,8 @@ class Evaluation:
 def evaluate_run(evaluation: Evaluation, *, again: bool = False) -> Metrics:
     """Asks the run's latest checkpoint about every face of the sets; writes answers and metrics.
 
-    What was answered before by the same checkpoint is kept, unless it is to be asked `again`; an evaluation that was
-    killed goes on where it was.
+    What was answered before by the same checkpoint is kept, unless it is to be asked `again`: then those answers are
+    put aside as answers.previous.jsonl. An evaluation that was killed goes on where it was.
 
     Raises ExpllmError for a run on records of its own that is given none to be asked about, for records that were not
     encoded as the model's, or that lack what is scored.
@@ -138,11 +140,13 @@ def evaluate_run(evaluation: Evaluation, *, again: bool = False) -> Metrics:
         )
     with Checkpointer(run.path, create=False) as checkpointer:
         step = checkpointer.latest_step
-    if not again and (folder / ANSWERS).is_file() and answered_step(folder / ANSWERS) == step is not None:
+    if again and (folder / ANSWERS).is_file():
+        os.replace(folder / ANSWERS, folder / _PREVIOUS)
+    if (folder / ANSWERS).is_file() and answered_step(folder / ANSWERS) == step is not None:
         run.say(f"evaluation: {folder / ANSWERS} is there already")
         faces = evaluation.answers()
     else:
-        faces = _ask(evaluation, step, again)
+        faces = _ask(evaluation, step)
     metrics = summarise(
         faces,
         classes=run.experiment.data.expressions,
@@ -154,13 +158,15 @@ def evaluate_run(evaluation: Evaluation, *, again: bool = False) -> Metrics:
     return metrics
 
 
-def _ask(evaluation: Evaluation, step: int | None, again: bool) -> dict[str, list[EvaluatedFace]]:
+def _ask(evaluation: Evaluation, step: int | None) -> dict[str, list[EvaluatedFace]]:
     """All answers, by split, in the order of the records; written down while they come."""
     run, folder = evaluation.run, evaluation.folder
     sources = {entry.split: _open(run, entry) for entry in evaluation.entries}
+    if evaluation.out is not None and evaluation.out.exists():
+        _check_out(evaluation.out)
     model = open_predictor(run, evaluation.asking)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = _Partial(folder, _fingerprint(evaluation, step, sources), again)
+    partial = _Partial(folder, _fingerprint(evaluation, step, sources))
     total = sum(map(len, sources.values()))
     of = "people never seen in training" if not evaluation.sets else ", ".join(evaluation.sets)
     run.say(f"evaluation: asking about {total:,} faces of {of}, {evaluation.asking.name}")
@@ -198,10 +204,12 @@ _CHUNK = 256
 class _Partial:
     """What was answered so far, on disk: a line for each face, in a file that is named after what was asked."""
 
-    def __init__(self, folder: Path, fingerprint: str, again: bool) -> None:
-        self._folder, self._path = folder, folder / f".answers-{fingerprint[:16]}.partial.jsonl"
-        for other in folder.glob(".answers-*.partial.jsonl"):
-            if again or other != self._path:
+    PATTERN = ".answers-*.partial.jsonl"
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._folder, self._path = folder, folder / self.PATTERN.replace("*", fingerprint[:16])
+        for other in folder.glob(self.PATTERN):
+            if other != self._path:
                 other.unlink()
         self.faces: dict[tuple[str, str], EvaluatedFace] = {}
         if self._path.is_file() and (whole := self._path.read_bytes().rpartition(b"\n")[0]):
@@ -233,6 +241,15 @@ def _fingerprint(evaluation: Evaluation, step: int | None, sources: Mapping[str,
         "records": {split: source.manifest.sha256 for split, source in sources.items()},
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _check_out(folder: Path) -> None:
+    """Raises ExpllmError if the folder holds anything that is no evaluation's."""
+    ours = folder.is_dir() and ((folder / ANSWERS).is_file() or any(folder.glob(_Partial.PATTERN)))
+    if not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExpllmError(
+            f"{folder} is not empty and no evaluation of ours", "choose another folder with --out; it is left as it is"
+        )
 
 
 def _open(run: RunFolder, entry: MixtureEntry) -> RecordSource:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from expllm_jax import assessment, stages
+from expllm_jax import assessment, reporting, run_exports, stages
 from expllm_jax.assets import asset_folder, asset_path
 from expllm_jax.config import Experiment
 from expllm_jax.evaluate import Metrics
@@ -41,12 +41,13 @@ def run_demo(experiment: Experiment, folder: Path, say: Say, *, command: Sequenc
     stages.render_faces(run)
     stages.build_records(run)
     stages.train_model(run)
-    metrics = assessment.evaluate_run(run)
+    evaluation = assessment.Evaluation(run)
+    metrics = assessment.evaluate_run(evaluation)
     photograph = ask_about_a_photograph(run)
-    export = assessment.export_model(run)
+    export = run_exports.export_model(run)
     seconds = time.monotonic() - began
-    report = assessment.report_run(
-        run,
+    report = reporting.report_evaluation(
+        evaluation,
         metrics,
         commands=(
             f"expllm predict PICTURE.jpg --run {run.path}",
@@ -63,7 +64,7 @@ def ask_about_a_photograph(run: RunFolder) -> Answer:
     little of.
     """
     photograph = asset_folder("orl-faces") / "s1" / "1.pgm"
-    return stages.predictor(run).answer([photograph], cropped=True)[0]
+    return assessment.open_predictor(run).answer([photograph], cropped=True)[0]
 
 
 def summary(result: DemoResult) -> str:
@@ -81,7 +82,7 @@ def summary(result: DemoResult) -> str:
         "dropped_gap",
     ):
         if key in values:
-            lines.append(f"  {key:<19} {assessment.shown(result.metrics, key)}")
+            lines.append(f"  {key:<19} {result.metrics.shown(key)}")
     lines.append(f"  {'unparsable':<19} {values['unparsable']}  (asked again: {values['retried']} faces)")
     if result.photograph is not None:
         lines += ["", f"about a photograph ({result.photograph.picture}):", f"  {result.photograph.label_text}"]
@@ -90,6 +91,7 @@ def summary(result: DemoResult) -> str:
     lines += [
         "",
         f"report      {result.report}",
+        f"model card  {result.folder / reporting.CARD}",
         f"metrics     {result.folder / assessment.METRICS}",
         f"checkpoint  {result.checkpoint}",
         f"export      {result.export}",

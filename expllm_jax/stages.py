@@ -40,7 +40,7 @@ from expllm_jax.config import PICTURE_SIZE, AnyExperiment, Experiment
 from expllm_jax.engine import narrate
 from expllm_jax.errors import ExpllmError
 from expllm_jax.faces import Annotation, read_annotations, write_annotations
-from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, write_model_files
+from expllm_jax.infer import ModelFiles, PictureConfig, write_model_files
 from expllm_jax.initial_weights import check_weights, initial_params
 from expllm_jax.models import ExpLLMConfig, Params, abstract, count, merge, mesh_splits, select
 from expllm_jax.parallel import barrier, batch_sharding, check_mesh, is_first, make_mesh, process_count, process_hosts
@@ -461,7 +461,7 @@ def training_records(run: RunFolder) -> tuple[RecordSource | MixedRows, RecordEn
     Raises ExpllmError if records do not belong to the experiment's model, or to each other.
     """
     experiment = run.experiment
-    entries = _training_entries(run)
+    entries = training_entries(run)
     sources, encoders = _opened(experiment, entries)
     if not experiment.mixture:
         return sources[0], encoders[0], [sources[0].manifest.sha256]
@@ -481,11 +481,12 @@ def validation_records(run: RunFolder) -> MixedRows | None:
     if not run.experiment.validation:
         return None
     entries = [MixtureEntry.parse(text) for text in run.experiment.validation]
-    sources = _opened(run.experiment, [*_training_entries(run)[:1], *entries])[0][1:]
+    sources = _opened(run.experiment, [*training_entries(run)[:1], *entries])[0][1:]
     return MixedRows(sources, [1.0] * len(sources))
 
 
-def _training_entries(run: RunFolder) -> list[MixtureEntry]:
+def training_entries(run: RunFolder) -> list[MixtureEntry]:
+    """Folder, split and share of every set of records that the run learns from."""
     return [MixtureEntry.parse(text) for text in run.experiment.mixture] or [MixtureEntry(str(run.records))]
 
 
@@ -558,12 +559,6 @@ def split_features(
         picture_size=PICTURE_SIZE,
         normalisation=run.experiment.normalisation,
     )
-
-
-def predictor(run: RunFolder) -> Predictor:
-    """The run's latest checkpoint, ready to answer with the evaluation's limits."""
-    limits = run.experiment.evaluation
-    return Predictor.open(run.path, PredictConfig(limits.batch, limits.max_label_tokens, limits.max_cot_tokens))
 
 
 def _environment() -> dict[str, object]:

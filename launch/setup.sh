@@ -150,7 +150,7 @@ expllm_size() { # LOCK
     case "$1" in
         base) echo "about 83 packages, about 1.3 GB on disk, a minute or two" ;;
         dev) echo "about 95 packages, about 1.4 GB on disk, a minute or two" ;;
-        parity) echo "about 113 packages, about 2.6 GB on disk, a few minutes" ;;
+        parity) echo "about 130 packages, about 2.9 GB on disk, a few minutes" ;;
         fit) echo "about 96 packages, about 2.0 GB on disk, a few minutes" ;;
         tpu) echo "about 84 packages, about 2.0 GB on disk, a minute or two" ;;
         cuda) echo "about 98 packages, about 6 GB on disk, some minutes" ;;

@@ -41,6 +41,8 @@ OUTER = {
     "demo",
     "doctor",
     "initial_weights",
+    "reporting",
+    "run_exports",
     "stages",
     "unit_experiment",
     "unit_regression",

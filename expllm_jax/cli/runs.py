@@ -1,4 +1,4 @@
-"""The verbs of a run: `expllm demo | train | eval | predict | export`."""
+"""The verbs of a run: `expllm demo | train | predict | export`."""
 
 from __future__ import annotations
 
@@ -100,39 +100,6 @@ def _unsaid(text: str) -> None:
     """Said by the first process already."""
 
 
-def _eval(options: argparse.Namespace) -> dict[str, Any]:
-    from expllm_jax import assessment, stages, unit_regression
-
-    if unit_regression.is_unit_run(options.run):
-        return _eval_units(options)
-    run = stages.reopen_folder(options.run, say)
-    metrics = assessment.evaluate_run(run, overwrite=True)
-    report = assessment.report_run(run, metrics)
-    for key in metrics.values:
-        if f"{key}_low" in metrics.values:
-            show(options, f"{key:<28} {assessment.shown(metrics, key)}")
-    show(options, f"\n{metrics.main_split:<12} recall  precision  F1     faces")
-    for row in metrics.splits[metrics.main_split].labels.per_class:
-        show(options, f"{row.name:<12} {row.recall:.3f}   {row.precision:.3f}      {row.f1:.3f}  {row.n}")
-    show(options, f"\nreport   {report}\nmetrics  {run.path / assessment.METRICS}\nplots    {run.path / 'plots'}")
-    return dict(metrics.values)
-
-
-def _eval_units(options: argparse.Namespace) -> dict[str, Any]:
-    from expllm_jax import unit_regression
-
-    run = unit_regression.reopen_unit_run(options.run, say)
-    told = unit_regression.evaluate_run(run)
-    for split, found in told["splits"].items():
-        show(options, f"{split}: {found['pictures']:,} pictures of people never seen")
-        for line in unit_regression.table(found):
-            show(options, f"  {line}")
-        show(options, "")
-    show(options, f"metrics  {run.path / unit_regression.METRICS}\n"
-                  f"next: expllm engine units PICTURE.jpg --run {run.path} --out units.jsonl")  # fmt: skip
-    return told
-
-
 def _predict(options: argparse.Namespace) -> list[dict[str, Any]]:
     from expllm_jax.infer import Predictor, annotated_face_boxes
 
@@ -186,9 +153,6 @@ def add(verbs: Any) -> None:
     )  # fmt: skip
 
     process_arguments(train)
-
-    evaluate = add_verb(verbs, "eval", _eval, "score a run on people it never saw", "expllm eval --run runs/a")
-    run_argument(evaluate)
 
     predict = add_verb(
         verbs, "predict", _predict, "label and explanation of pictures", "expllm predict face.jpg --run runs/demo"

@@ -11,7 +11,7 @@ from expllm_jax.errors import ExpllmError
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
-    from expllm_jax.assessment import export_weights
+    from expllm_jax.run_exports import export_weights
 
     folder = export_weights(
         options.run,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from expllm_jax.evaluate.bootstrap import Interval, bootstrap, cluster_totals, wilson
 from expllm_jax.evaluate.evaluated import EvaluatedFace
-from expllm_jax.evaluate.gallery import choose_faces
+from expllm_jax.evaluate.gallery import FaceView, choose_faces
+from expllm_jax.evaluate.model_card import ModelCard, render_model_card, write_model_card
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_confusion, plot_curves, plot_units, read_history
 from expllm_jax.evaluate.report import ReportInput, render_report, write_report
 from expllm_jax.evaluate.scores import ClassScore, Scores, conclusion_accuracy, conclusion_agreement, score
@@ -22,8 +23,10 @@ __all__ = [
     "LIGHT",
     "ClassScore",
     "EvaluatedFace",
+    "FaceView",
     "Interval",
     "Metrics",
+    "ModelCard",
     "ReportInput",
     "Scores",
     "SplitSummary",
@@ -38,6 +41,7 @@ __all__ = [
     "plot_curves",
     "plot_units",
     "read_history",
+    "render_model_card",
     "render_report",
     "score",
     "score_units",
@@ -45,5 +49,6 @@ __all__ = [
     "summarise_split",
     "wilson",
     "write_metrics",
+    "write_model_card",
     "write_report",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ from expllm_jax.faces import FACS
 from expllm_jax.faces.regions import LANDMARK_REGIONS, region_ellipses
 
 _SIDE = 224  # pixels of an embedded picture's longer side: sharp on a phone, about 10 kB each
+
+
+@dataclass(frozen=True)
+class FaceView:
+    """What is shown of a face beside its answer."""
+
+    picture: bytes | Path
+    landmarks: Sequence[tuple[float, float]] = ()  # 68, in pixels of the picture; without them no regions are drawn
 
 
 def choose_faces(faces: Sequence[EvaluatedFace], count: int) -> list[EvaluatedFace]:
@@ -128,18 +137,21 @@ def _overlay(face: EvaluatedFace, landmarks: np.ndarray, size: tuple[int, int]) 
     )
 
 
-def face_card(face: EvaluatedFace, landmarks: Sequence[tuple[float, float]] = ()) -> str:
+def face_card(face: EvaluatedFace, view: FaceView | None = None) -> str:
     """One face as HTML: picture, labels, units side by side, the whole text.
 
-    With the face's 68 `landmarks`, in pixels of its picture, the regions of the stated units are drawn over it.
+    With 68 landmarks in the `view`, the regions of the stated units are drawn over the picture. Without a view, the
+    face's own picture file is shown.
     """
-    if face.picture is None:
+    if view is None and face.picture is not None:
+        view = FaceView(face.picture)
+    if view is None:
         picture = '<div class="face none">no picture</div>'
     else:
-        shown = f'<img src="{embedded_picture(face.picture)}" alt="{text(f"Face of record {face.record}")}">'
-        if len(landmarks) == 68:
-            with Image.open(face.picture) as opened:
-                shown += _overlay(face, np.array(landmarks), opened.size)
+        shown = f'<img src="{embedded_picture(view.picture)}" alt="{text(f"Face of record {face.record}")}">'
+        if len(view.landmarks) == 68:
+            with Image.open(io.BytesIO(view.picture) if isinstance(view.picture, bytes) else view.picture) as opened:
+                shown += _overlay(face, np.array(view.landmarks), opened.size)
         picture = f'<div class="face">{shown}</div>'
     predicted = face.predicted if face.predicted is not None else f"unparsable: “{(face.label_text or '')[:60]}”"
     word, sign, kind = ("right", "✓", "good") if face.correct else ("wrong", "✗", "bad")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.bootstrap import Interval
 from expllm_jax.evaluate.evaluated import EvaluatedFace
-from expllm_jax.evaluate.gallery import choose_faces, face_card
+from expllm_jax.evaluate.gallery import FaceView, choose_faces, face_card
 from expllm_jax.evaluate.markup import percent, style, table, text, two_theme_picture
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_confusion, plot_curves, plot_units
 from expllm_jax.evaluate.summary import Metrics, SplitSummary
@@ -45,7 +46,9 @@ class ReportInput:
     trained_on: Sequence[tuple[str, str]]  # rows of the table: what → value, e.g. ("pictures", "3,360 of 240 people")
     metrics: Metrics
     faces: Sequence[EvaluatedFace]  # the gallery chooses among these; usually the main split's faces
-    history: Sequence[Mapping[str, float]]  # rows of metrics.jsonl
+    views: Mapping[str, FaceView] = field(default_factory=dict)  # record → what the gallery shows of it, where known
+    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # way of asking → its metrics.json
+    history: Sequence[Mapping[str, float]] = ()  # rows of metrics.jsonl
     bars: Mapping[str, float] = field(default_factory=dict)  # metric key → value its goal is to reach
     real_faces: Sequence[tuple[str, str]] = ()  # rows: what was measured on photographs → the number, in words
     commands: Sequence[str] = ()  # what to type to get this run again, and next
@@ -174,10 +177,18 @@ def _curves(history: Sequence[Mapping[str, float]]) -> str:
 
 def _per_class(summary: SplitSummary) -> str:
     rows = [
-        (row.name, percent(row.precision), percent(row.recall), percent(row.f1), f"{row.n:,}")
+        (
+            row.name,
+            percent(row.precision),
+            percent(row.recall),
+            f"{percent(row.recall_low)} to {percent(row.recall_high)}",
+            percent(row.f1),
+            f"{row.n:,}",
+        )
         for row in summary.labels.per_class
     ]
-    return table(("expression", "precision", "recall", "F1", "n"), rows, caption=f"Per expression, {summary.split}")
+    header = ("expression", "precision", "recall", "95 % interval of the recall", "F1", "n")
+    return table(header, rows, caption=f"Per expression, {summary.split}")
 
 
 def _units(summary: SplitSummary) -> str:
@@ -206,16 +217,56 @@ def _units(summary: SplitSummary) -> str:
     )
 
 
+def _orders(report: ReportInput) -> str:
+    """The ways that the run was asked in, side by side; nothing where there is only one."""
+    if len(report.others) < 2:
+        return ""
+    main = report.metrics.main_split
+    rows = []
+    for name, values in report.others.items():
+        interval = [values.get(f"accuracy_{main}{end}") for end in ("", "_low", "_high")]
+        tokens = values.get(f"new_tokens_{main}")
+        rows.append(
+            (
+                name.replace("-", " "),
+                percent(interval[0]),
+                f"{percent(interval[1])} to {percent(interval[2])}",
+                percent(values.get(f"conclusion_agreement_{main}")),
+                percent(values.get(f"hallucinated_{main}")),
+                f"{values.get('unparsable', '–')} of {values.get('answers', '–')}",
+                values.get("truncated", "–"),
+                "–" if tokens is None else f"{tokens:.0f}",
+            )
+        )
+    header = (
+        "asked",
+        "accuracy",
+        "95 % interval",
+        "text agrees with the answer",
+        "stated units not there",
+        "unparsable",
+        "cut off",
+        "tokens a face",
+    )
+    return f"<section><h2>Asked in other ways</h2>{table(header, rows, caption=f'The same faces ({main})')}</section>"
+
+
 def render_report(report: ReportInput) -> str:
     """The whole page as one HTML string."""
     metrics = report.metrics
     main = metrics.splits[metrics.main_split]
     chosen = choose_faces(report.faces, report.gallery_size)
-    wrong = sum(not face.correct for face in chosen)
-    all_wrong = sum(not face.correct for face in report.faces)
+    kinds = [
+        ("right", lambda face: face.correct and not face.contradicts),
+        ("wrong", lambda face: not face.correct and not face.contradicts),
+        ("with a text that contradicts the label", lambda face: face.contradicts),
+    ]
+    counts = ", ".join(f"{sum(map(is_one, chosen))} {kind}" for kind, is_one in kinds)
+    everywhere = ", ".join(f"{sum(map(is_one, report.faces)):,} {kind}" for kind, is_one in kinds)
     gallery_note = (
-        f"{len(chosen)} of {len(report.faces):,} held-out faces: {len(chosen) - wrong} right and {wrong} wrong, picked "
-        f"by a fixed rule, not by hand. Of all of them, {all_wrong:,} are wrong, so do not read a rate off the gallery."
+        f"{len(chosen)} of {len(report.faces):,} held-out faces ({counts}), picked by a fixed rule, not by hand. "
+        f"Of all of them: {everywhere}; so do not read a rate off the gallery. Ellipses show where the units "
+        "that the text states would be seen: solid where the face has the unit, dashed where it has not."
     )
     real = (
         table((), report.real_faces, caption="Measured on photographs of real faces")
@@ -237,7 +288,8 @@ def render_report(report: ReportInput) -> str:
         per_class=_per_class(main),
         units=_units(main),
         gallery_note=text(gallery_note),
-        gallery="".join(face_card(face) for face in chosen),
+        orders=_orders(report),
+        gallery="".join(face_card(face, report.views.get(face.record)) for face in chosen),
         limits="".join(f"<li>{text(limit)}</li>" for limit in report.limits),
         real_faces=real,
         intended=text(report.intended),

@@ -15,19 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.evaluate.bootstrap import wilson
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.faces import BASIC_7
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: precision, recall and F1 as fractions (nan where undefined) and its number of true pictures."""
+    """One class: precision, recall and F1 as fractions (nan where undefined), its number of true pictures, and the ends
+    of the recall's 95 % interval: Wilson's, since a percentile bootstrap of few pictures claims too much.
+    """
 
     name: str
     precision: float
     recall: float
     f1: float
     n: int
+    recall_low: float
+    recall_high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +137,23 @@ def unweighted_average_recall(confusion: np.ndarray) -> np.ndarray:
 def score_confusion(confusion: np.ndarray, classes: Sequence[str] = BASIC_7) -> Scores:
     """All label scores from one confusion matrix [C, C+1]."""
     confusion = np.asarray(confusion, np.int64)
-    columns = zip(classes, precisions(confusion), recalls(confusion), f1s(confusion), confusion.sum(-1), strict=True)
+    columns = zip(
+        classes,
+        *(map(float, found(confusion)) for found in (precisions, recalls, f1s)),
+        map(int, confusion.sum(-1)),
+        np.diagonal(confusion),
+        strict=True,
+    )
     return Scores(
         classes=tuple(classes),
         confusion=confusion,
         accuracy=float(accuracy(confusion)),
         macro_f1=float(macro_f1(confusion)),
         uar=float(unweighted_average_recall(confusion)),
-        per_class=tuple(ClassScore(name, float(p), float(r), float(f), int(n)) for name, p, r, f, n in columns),
+        per_class=tuple(
+            ClassScore(name, precision, recall, f1, n, *wilson(int(hits), n))
+            for name, precision, recall, f1, n, hits in columns
+        ),
     )
 
 
@@ -152,10 +166,17 @@ def score(faces: Sequence[EvaluatedFace], classes: Sequence[str] = BASIC_7) -> S
 
 
 def conclusion_accuracy(faces: Sequence[EvaluatedFace]) -> float:
-    """Share of all pictures whose reasoning concludes the true expression; unparsable reasoning counts as wrong."""
-    return sum(face.concluded == face.expression for face in faces) / len(faces)
+    """Share of the reasonings asked for that conclude the true expression; unparsable ones count as wrong. nan where
+    none was asked for.
+    """
+    asked = [face for face in faces if face.cot is not None]
+    return float(ratio(sum(face.concluded == face.expression for face in asked), len(asked)))
 
 
 def conclusion_agreement(faces: Sequence[EvaluatedFace]) -> float:
-    """Share of all pictures whose reasoning and label answer name the same expression; unparsable counts against."""
-    return sum(face.concluded is not None and face.concluded == face.predicted for face in faces) / len(faces)
+    """Share of the reasonings asked for that name the same expression as the answer; unparsable counts against. nan
+    where none was asked for.
+    """
+    asked = [face for face in faces if face.cot is not None]
+    agreeing = sum(face.concluded is not None and face.concluded == face.predicted for face in asked)
+    return float(ratio(agreeing, len(asked)))

@@ -5,6 +5,7 @@ Headline keys (each with `_low` and `_high`, the 95 % interval, clustered by ide
 - `accuracy_<split>` for every split, so `accuracy_clean`, `accuracy_mild`, `accuracy_hard` on rendered faces;
 - `macro_f1`, `unit_f1`, `unit_f1_label_only`, `unit_f1_gain` (the difference, paired), `added_gap`, `dropped_gap`, all
   on the main split (`mild` by default), where reciting the label's prototype no longer suffices;
+- `truncated`: how many faces had an answer cut off for lack of room;
 - `retried`: how many faces were asked about again because a first answer did not parse.
 - `unparsable`: how many answers of all splits, label and reasoning alike, the strict parsers refuse. Its interval is
   Wilson's share of all answers, scaled to a count: a bootstrap of none would claim that there never will be any.
@@ -48,8 +49,11 @@ class SplitSummary:
     units: units.UnitScores
     unparsable_label: int
     unparsable_cot: int
+    truncated: int  # faces of which an answer was cut off
     conclusion_accuracy: float
     conclusion_agreement: float
+    prompt_tokens: float  # read by the model for a face, on average
+    new_tokens: float  # generated for a face, on average
     intervals: Mapping[str, Interval]  # metric name without the split → interval
 
 
@@ -137,6 +141,9 @@ def summarise_split(
         units=units.score_units(faces, vocabulary),
         unparsable_label=sum(face.unparsable_label for face in faces),
         unparsable_cot=sum(face.unparsable_cot for face in faces),
+        truncated=sum(face.truncated for face in faces),
+        prompt_tokens=float(np.mean([face.prompt_tokens for face in faces])),
+        new_tokens=float(np.mean([face.new_tokens for face in faces])),
         conclusion_accuracy=scores.conclusion_accuracy(faces),
         conclusion_agreement=scores.conclusion_agreement(faces),
         intervals=_intervals(faces, classes, seed, resamples, vocabulary),
@@ -155,6 +162,9 @@ def _extras(summary: SplitSummary) -> dict[str, float | int]:
         f"identities_{name}": summary.identities,
         f"unparsable_label_{name}": summary.unparsable_label,
         f"unparsable_cot_{name}": summary.unparsable_cot,
+        f"truncated_{name}": summary.truncated,
+        f"prompt_tokens_{name}": summary.prompt_tokens,
+        f"new_tokens_{name}": summary.new_tokens,
         f"conclusion_accuracy_{name}": summary.conclusion_accuracy,
         f"conclusion_agreement_{name}": summary.conclusion_agreement,
     }
@@ -173,7 +183,8 @@ def _extras(summary: SplitSummary) -> dict[str, float | int]:
     ):
         values[f"{metric}_{name}"] = getattr(summary.units, metric)
     for row in summary.labels.per_class:
-        values |= {f"recall_{name}_{row.name}": row.recall, f"f1_{name}_{row.name}": row.f1}
+        recall = Interval(row.recall, row.recall_low, row.recall_high)
+        values |= _with_interval(f"recall_{name}_{row.name}", recall) | {f"f1_{name}_{row.name}": row.f1}
         values[f"n_{name}_{row.name}"] = row.n
     return values
 
@@ -210,6 +221,7 @@ def summarise(
     unparsable = sum(summary.unparsable_label + summary.unparsable_cot for summary in splits.values())
     low, high = (answers * end for end in wilson(unparsable, answers))
     values |= {"unparsable": unparsable, "unparsable_low": low, "unparsable_high": high, "answers": answers}
+    values["truncated"] = sum(summary.truncated for summary in splits.values())
     values["retried"] = sum(face.tries > 1 for faces in faces_by_split.values() for face in faces)
     for summary in splits.values():
         values |= _extras(summary)

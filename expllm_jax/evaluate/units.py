@@ -67,7 +67,8 @@ def unit_table(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) ->
                 f"record {face.record!r}: no prototype for the expression {face.expression!r}",
                 f"unit metrics know {', '.join(PROTOTYPES)}",
             )
-        for code, intensity in face.units.items():
+        # Where no reasoning was asked for, nothing could be stated: such a face is in no score.
+        for code, intensity in face.units.items() if face.cot is not None else ():
             intensity_PU[row, column[code]] = intensity
         for code, band in face.credited.items():
             stated_PU[row, column[code]] = True

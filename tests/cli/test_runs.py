@@ -69,7 +69,7 @@ def test_a_second_demo_reuses_everything(run):
 
 
 def test_eval_tells_programs_the_metrics(run):
-    outcome = expllm("eval", "--run", run, "--json")
+    outcome = expllm("eval", "--run", run, "--json", "--again")
     assert outcome.status == 0 and "answering 14/14" in outcome.err
     assert json.loads(outcome.out) == json.loads((run / "metrics.json").read_text())
     assert Image.open(run / "plots" / "confusion_mild.png").size > (100, 100)
