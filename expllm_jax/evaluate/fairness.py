@@ -179,9 +179,9 @@ def _strata(faces: Sequence[EvaluatedFace], names: Sequence[str], people: Sequen
     profiles = [tuple(sorted(shown[name].items())) for name in people]
     sizes = Counter(profiles)
     if sum(size == 1 for size in sizes.values()) <= _ALONE_ALLOWED * len(people):
-        return np.array([sorted(sizes).index(profile) for profile in profiles]), "expression profile"
+        return np.unique([repr(profile) for profile in profiles], return_inverse=True)[1], "expression profile"
     commonest = [max(sorted(shown[name]), key=lambda expression: shown[name][expression]) for name in people]
-    return np.array([sorted(set(commonest)).index(name) for name in commonest]), "commonest expression"
+    return np.unique(commonest, return_inverse=True)[1], "commonest expression"
 
 
 def _group_totals(totals_GK: np.ndarray, group_G: np.ndarray, groups: int) -> np.ndarray:

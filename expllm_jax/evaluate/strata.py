@@ -14,7 +14,7 @@ from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.label_scores import label_intervals
 from expllm_jax.evaluate.scores import answer_rates
 from expllm_jax.evaluate.units import UnitScores, score_units
-from expllm_jax.faces import BASIC_7, NEUTRAL
+from expllm_jax.faces import BASIC_7, FACS, Vocabulary
 
 STRATA = ("< .2", ".2–.5", "> .5")
 UNKNOWN = "unknown"
@@ -50,7 +50,12 @@ def by_strongest(faces: Sequence[EvaluatedFace]) -> dict[str, list[EvaluatedFace
 
 
 def score_strata(
-    faces: Sequence[EvaluatedFace], classes: Sequence[str] = BASIC_7, *, seed: int = 0, resamples: int = RESAMPLES
+    faces: Sequence[EvaluatedFace],
+    classes: Sequence[str] = BASIC_7,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    vocabulary: Vocabulary = FACS,
 ) -> list[Stratum]:
     """The scores of each stratum that has faces."""
     return [
@@ -58,10 +63,10 @@ def score_strata(
             name=name,
             n=len(some),
             people=len({face.identity for face in some}),
-            neutral=sum(face.expression == NEUTRAL for face in some),
+            neutral=sum(face.expression == "Neutral" for face in some),
             labels=label_intervals(some, classes, seed=seed, resamples=resamples),
             rates=answer_rates(some),
-            units=score_units(some) if any(face.units for face in some) else None,
+            units=score_units(some, vocabulary) if any(face.units for face in some) else None,
         )
         for name, some in by_strongest(faces).items()
     ]
