@@ -123,11 +123,13 @@ class Evaluation:
         return by_split(read_answers(self.folder / ANSWERS))
 
 
-def evaluate_run(evaluation: Evaluation, *, again: bool = False) -> Metrics:
+def evaluate_run(evaluation: Evaluation, *, again: bool = False, by: Sequence[str] | None = None) -> Metrics:
     """Asks the run's latest checkpoint about every face of the sets; writes answers and metrics.
 
     What was answered before by the same checkpoint is kept, unless it is to be asked `again`: then those answers are
     put aside as answers.previous.jsonl. An evaluation that was killed goes on where it was.
+
+    Scores are also given by group, for every attribute in `by` (None: all that the annotations know).
 
     Raises ExpllmError for a run on records of its own that is given none to be asked about, for records that were not
     encoded as the model's, or that lack what is scored.
@@ -153,7 +155,11 @@ def evaluate_run(evaluation: Evaluation, *, again: bool = False) -> Metrics:
         main_split=evaluation.main_split,
         seed=run.experiment.train.seed,
         vocabulary=vocabulary(run.experiment.narrator.vocabulary),
+        by=by,
     )
+    for split, summary in metrics.splits.items():
+        if summary.label_order_warning:
+            run.say(f"warning, {split}: {summary.label_order_warning}")
     write_metrics(folder / METRICS, metrics)
     return metrics
 

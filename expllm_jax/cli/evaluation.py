@@ -26,7 +26,7 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
     told = {}
     for asking in _askings(options):
         evaluation = assessment.Evaluation(run, asking, tuple(options.records), options.out and Path(options.out))
-        metrics = assessment.evaluate_run(evaluation, again=options.again)
+        metrics = assessment.evaluate_run(evaluation, again=options.again, by=options.by)
         report = reporting.report_evaluation(evaluation, metrics)
         _show_metrics(options, metrics)
         places = {"report": report, "model card": evaluation.folder / reporting.CARD,
@@ -103,6 +103,10 @@ def add(verbs: Any) -> None:
     evaluate.add_argument(
         "--records", nargs="+", default=(), metavar="FOLDER[:SPLIT]",
         help="ask about these records instead of the run's rendered people (default split: test)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--by", type=lambda text: text.split(","), metavar="ATTRIBUTE,…",
+        help="score the groups of these attributes: gender, race, age_group (default: all that are known)",
     )  # fmt: skip
     evaluate.add_argument("--out", help="the folder to write (default: the run, or one below its evaluations/)")
     evaluate.add_argument("--again", action="store_true", help="ask anew what this checkpoint has answered already")

@@ -8,14 +8,15 @@ Shape letters: P pictures, C classes; a confusion matrix is [C true, C+1 predict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.evaluate.bootstrap import wilson
+from expllm_jax.evaluate.bootstrap import Interval, cluster_totals, clustered_wilson, wilson
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.faces import BASIC_7
 
@@ -23,7 +24,7 @@ from expllm_jax.faces import BASIC_7
 @dataclass(frozen=True)
 class ClassScore:
     """One class: precision, recall and F1 as fractions (nan where undefined), its number of true pictures, and the ends
-    of the recall's 95 % interval: Wilson's, since a percentile bootstrap of few pictures claims too much.
+    of the recall's 95 % interval: Wilson's, since a bootstrap of few pictures claims too much.
     """
 
     name: str
@@ -158,11 +159,19 @@ def score_confusion(confusion: np.ndarray, classes: Sequence[str] = BASIC_7) -> 
 
 
 def score(faces: Sequence[EvaluatedFace], classes: Sequence[str] = BASIC_7) -> Scores:
-    """Label scores of evaluated faces; unparsable answers count as wrong."""
+    """Label scores of evaluated faces; unparsable answers count as wrong. Intervals are clustered by identity."""
     confusion_PCX = confusion_per_picture(
         [face.expression for face in faces], [face.predicted for face in faces], classes
     )
-    return score_confusion(confusion_PCX.sum(0, dtype=np.int64), classes)
+    found = score_confusion(confusion_PCX.sum(0, dtype=np.int64), classes)
+    identities = [face.identity for face in faces]
+    per_class = []
+    for place, row in enumerate(found.per_class):
+        of_class_P2 = np.stack([confusion_PCX[:, place, place], confusion_PCX[:, place].sum(-1)], 1)
+        totals_G2 = cluster_totals(identities, of_class_P2) if len(faces) else np.zeros((0, 2))
+        interval = clustered_wilson(totals_G2[:, 0], totals_G2[:, 1])
+        per_class.append(replace(row, recall_low=interval.low, recall_high=interval.high))
+    return replace(found, per_class=tuple(per_class))
 
 
 def conclusion_accuracy(faces: Sequence[EvaluatedFace]) -> float:
@@ -180,3 +189,23 @@ def conclusion_agreement(faces: Sequence[EvaluatedFace]) -> float:
     asked = [face for face in faces if face.cot is not None]
     agreeing = sum(face.concluded is not None and face.concluded == face.predicted for face in asked)
     return float(ratio(agreeing, len(asked)))
+
+
+def answer_rates(faces: Sequence[EvaluatedFace]) -> dict[str, Interval]:
+    """How often answers were unusable: `unparsable_label`, `unparsable_cot` (of the faces asked for it), `truncated`.
+
+    Shares with Wilson's 95 % interval, clustered by identity; nan for what no face was asked for.
+    """
+    asked = {
+        "unparsable_label": [(face, face.unparsable_label) for face in faces if face.label_text is not None],
+        "unparsable_cot": [(face, face.unparsable_cot) for face in faces if face.cot is not None],
+        "truncated": [(face, face.truncated) for face in faces],
+    }
+    rates = {}
+    for name, found in asked.items():
+        if found:
+            totals_G2 = cluster_totals([face.identity for face, _ in found], np.array([[hit, 1] for _, hit in found]))
+            rates[name] = clustered_wilson(totals_G2[:, 0], totals_G2[:, 1])
+        else:
+            rates[name] = Interval(math.nan, math.nan, math.nan)
+    return rates

@@ -21,7 +21,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +28,19 @@ import numpy as np
 from expllm_jax.cot import STATED_FROM
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import scores, units
-from expllm_jax.evaluate.bootstrap import RESAMPLES, Interval, bootstrap, cluster_totals, wilson
+from expllm_jax.evaluate.bootstrap import RESAMPLES, Interval, bootstrap, cluster_totals, clustered_wilson, wilson
+from expllm_jax.evaluate.calibration import Calibration, calibrate
 from expllm_jax.evaluate.evaluated import EvaluatedFace
+from expllm_jax.evaluate.fairness import Fairness, attributes, fairness
+from expllm_jax.evaluate.label_order import check_label_order
+from expllm_jax.evaluate.label_scores import label_intervals
+from expllm_jax.evaluate.strata import STRATA, UNKNOWN, Stratum, score_strata
 from expllm_jax.faces import BASIC_7, FACS, Vocabulary
 from expllm_jax.files import write_whole
 
 MAIN_SPLIT = "mild"
+STRATUM_KEYS: Mapping[str, str] = dict(zip((*STRATA, UNKNOWN), ("weak", "middle", "strong", "unknown"), strict=True))
+"""Stratum of the strongest unit → how metrics.json calls it."""
 _HEADLINE = ("macro_f1", "unit_f1", "unit_f1_label_only", "unit_f1_gain", "added_gap", "dropped_gap")
 
 
@@ -52,6 +58,11 @@ class SplitSummary:
     truncated: int  # faces of which an answer was cut off
     conclusion_accuracy: float
     conclusion_agreement: float
+    intensities: units.IntensityScores
+    strata: Sequence[Stratum]  # by the strongest true unit
+    calibration: Calibration | None  # None where no answer has probabilities
+    fairness: Sequence[Fairness]  # by attribute; none where no attribute of the people shown is known
+    label_order_warning: str  # "" where nothing is suspicious
     prompt_tokens: float  # read by the model for a face, on average
     new_tokens: float  # generated for a face, on average
     intervals: Mapping[str, Interval]  # metric name without the split → interval
@@ -84,36 +95,38 @@ def _unit_f1_gain(counts: np.ndarray) -> np.ndarray:
     return units.micro_f1(counts[..., :3]) - units.micro_f1(counts[..., 3:])
 
 
-def _on_confusion(statistic: Callable[[np.ndarray], np.ndarray], classes: int, totals: np.ndarray) -> np.ndarray:
-    """Applies a statistic of confusion matrices to flattened ones, [..., C·(C+1)] → [...]."""
-    return statistic(totals.reshape(*totals.shape[:-1], classes, classes + 1))
+def _share(counts: np.ndarray) -> np.ndarray:
+    """counts [..., (hits, trials)] → [...]"""
+    return scores.ratio(counts[..., 0], counts[..., 1])
 
 
 def _intervals(
     faces: Sequence[EvaluatedFace], classes: Sequence[str], seed: int, resamples: int, vocabulary: Vocabulary
 ) -> dict[str, Interval]:
-    confusion_PK = scores.confusion_per_picture(
-        [face.expression for face in faces], [face.predicted for face in faces], classes
-    ).reshape(len(faces), -1)
     table = units.unit_table(faces, vocabulary)
     model_P3, oracle_P3 = units.detection_counts(table), units.detection_counts(table, label_only=True)
     plan: dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]] = {
-        "accuracy": (confusion_PK, partial(_on_confusion, scores.accuracy, len(classes))),
-        "macro_f1": (confusion_PK, partial(_on_confusion, scores.macro_f1, len(classes))),
-        "uar": (confusion_PK, partial(_on_confusion, scores.unweighted_average_recall, len(classes))),
         "unit_f1": (model_P3, units.micro_f1),
         "unit_f1_label_only": (oracle_P3, units.micro_f1),
         "unit_f1_gain": (np.concatenate([model_P3, oracle_P3], axis=1), _unit_f1_gain),
+        "hallucinated": (units.hallucination_counts(table), _share),
+        "omitted": (units.omission_counts(table), _share),
         "added_gap": (units.added_counts(table), units.gap),
         "dropped_gap": (units.dropped_counts(table), units.gap),
         "added_gap_stratified": (units.stratified_counts(table, prototype=False), units.stratified_gap),
         "dropped_gap_stratified": (units.stratified_counts(table, prototype=True), units.stratified_gap),
     }
+    asked = [face for face in faces if face.cot is not None]
+    agreeing_P2 = np.array([[face.concluded is not None and face.concluded == face.predicted, 1] for face in asked])
     identities = [face.identity for face in faces]
-    return {
+    found = label_intervals(faces, classes, seed=seed, resamples=resamples) | {
         name: bootstrap(cluster_totals(identities, counts), statistic, resamples=resamples, seed=seed)
         for name, (counts, statistic) in plan.items()
     }
+    if asked:
+        totals_G2 = cluster_totals([face.identity for face in asked], agreeing_P2)
+        found["conclusion_agreement"] = clustered_wilson(totals_G2[:, 0], totals_G2[:, 1])
+    return found | {f"{name}_rate": rate for name, rate in scores.answer_rates(faces).items()}
 
 
 def summarise_split(
@@ -124,8 +137,12 @@ def summarise_split(
     seed: int = 0,
     resamples: int = RESAMPLES,
     vocabulary: Vocabulary = FACS,
+    by: Sequence[str] | None = None,
 ) -> SplitSummary:
-    """Scores and intervals of one split. Raises ExpllmError when it is empty or a record is in it twice."""
+    """Scores and intervals of one split, and by group for the attributes in `by` (None: all that are known).
+
+    Raises ExpllmError when the split is empty, a record is in it twice, or no face has an attribute of `by`.
+    """
     if not faces:
         raise ExpllmError(f"the split {split!r} has no evaluated pictures", "evaluate it, or leave the split out")
     seen: set[str] = set()
@@ -146,6 +163,14 @@ def summarise_split(
         new_tokens=float(np.mean([face.new_tokens for face in faces])),
         conclusion_accuracy=scores.conclusion_accuracy(faces),
         conclusion_agreement=scores.conclusion_agreement(faces),
+        intensities=units.score_intensities(faces, vocabulary),
+        strata=score_strata(faces, classes, seed=seed, resamples=resamples, vocabulary=vocabulary),
+        calibration=calibrate(faces, classes, seed=seed) if any(face.probabilities for face in faces) else None,
+        fairness=[
+            fairness(faces, attribute, classes, seed=seed, resamples=resamples)
+            for attribute in (attributes(faces) if by is None else by)
+        ],
+        label_order_warning=check_label_order(faces, classes).warning,
         intervals=_intervals(faces, classes, seed, resamples, vocabulary),
     )
 
@@ -166,22 +191,32 @@ def _extras(summary: SplitSummary) -> dict[str, float | int]:
         f"prompt_tokens_{name}": summary.prompt_tokens,
         f"new_tokens_{name}": summary.new_tokens,
         f"conclusion_accuracy_{name}": summary.conclusion_accuracy,
-        f"conclusion_agreement_{name}": summary.conclusion_agreement,
     }
     for metric, interval in summary.intervals.items():
         if metric != "accuracy":
             values |= _with_interval(f"{metric}_{name}", interval)
     for metric in ("precision", "recall"):
         values[f"unit_{metric}_{name}"] = getattr(summary.units, metric)
-    for metric in (
-        "hallucinated",
-        "hallucinated_per_picture",
-        "stated_unknown",
-        "omitted",
-        "band_exact",
-        "band_within_one",
-    ):
+    for metric in ("hallucinated_per_picture", "stated_unknown", "band_exact", "band_within_one"):
         values[f"{metric}_{name}"] = getattr(summary.units, metric)
+    values |= {f"intensity_mae_{name}": summary.intensities.mae, f"intensity_icc_{name}": summary.intensities.icc}
+    for stratum in summary.strata:
+        values |= _with_interval(f"accuracy_{name}_{STRATUM_KEYS[stratum.name]}", stratum.labels["accuracy"])
+        values[f"n_{name}_{STRATUM_KEYS[stratum.name]}"] = stratum.n
+    if summary.calibration is not None:
+        raw, mended = summary.calibration.raw, summary.calibration.mended
+        values |= {
+            f"ece_{name}": raw.ece,
+            f"ece_tempered_{name}": mended.ece,
+            f"brier_{name}": raw.brier,
+            f"log_loss_{name}": raw.log_loss,
+            f"temperature_{name}": float(np.mean(summary.calibration.temperatures)),
+            f"area_under_risk_{name}": raw.area_under_risk,
+        }
+    for found in summary.fairness:
+        for gap in found.gaps:
+            key = f"group_gap_{gap.metric}_{found.attribute}_{name}"
+            values |= {key: gap.value, f"{key}_p": gap.p}
     for row in summary.labels.per_class:
         recall = Interval(row.recall, row.recall_low, row.recall_high)
         values |= _with_interval(f"recall_{name}_{row.name}", recall) | {f"f1_{name}_{row.name}": row.f1}
@@ -197,6 +232,7 @@ def summarise(
     seed: int = 0,
     resamples: int = RESAMPLES,
     vocabulary: Vocabulary = FACS,
+    by: Sequence[str] | None = None,
 ) -> Metrics:
     """All numbers of a run; the module's docstring lists the keys.
 
@@ -209,7 +245,9 @@ def summarise(
             "evaluate it, or name another main split",
         )
     splits = {
-        name: summarise_split(name, faces, classes=classes, seed=seed, resamples=resamples, vocabulary=vocabulary)
+        name: summarise_split(
+            name, faces, classes=classes, seed=seed, resamples=resamples, vocabulary=vocabulary, by=by
+        )
         for name, faces in faces_by_split.items()
     }
     values: dict[str, float | int | str] = {}

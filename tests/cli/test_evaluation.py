@@ -49,7 +49,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(ours, monkeypatch):
     answer, asked = Predictor.answer_stored, []
 
     def until_killed(self, contents, names, **settings):
-        if len(asked) == 10:
+        if len(asked) >= 7:
             raise KeyboardInterrupt
         asked.extend(names)
         return answer(self, contents, names, **settings)
@@ -65,7 +65,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(ours, monkeypatch):
     partial.write_text(partial.read_text() + '{"torn')
     monkeypatch.setattr(Predictor, "answer_stored", to_the_end)
     outcome = expllm("eval", "--run", ours, "--order", "label-only", "--again")
-    assert outcome.status == 0 and "10 were answered before" in outcome.err
+    assert outcome.status == 0 and "7 were answered before" in outcome.err
     assert len(asked) == 14 == len(set(asked)) and not list(folder.glob(".answers-*"))
     assert (folder / "answers.jsonl").read_text() == whole == (folder / "answers.previous.jsonl").read_text()
 
