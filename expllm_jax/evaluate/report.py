@@ -12,8 +12,11 @@ from typing import Any
 
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.bootstrap import Interval
+from expllm_jax.evaluate.calibration import forecasts, risk_by_coverage
 from expllm_jax.evaluate.evaluated import EvaluatedFace
+from expllm_jax.evaluate.fairness import NOTE
 from expllm_jax.evaluate.gallery import FaceView, choose_faces, face_card
+from expllm_jax.evaluate.interval_plots import plot_reliability, plot_risk_coverage
 from expllm_jax.evaluate.markup import percent, style, table, text, two_theme_picture
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_confusion, plot_curves, plot_units
 from expllm_jax.evaluate.summary import Metrics, SplitSummary
@@ -251,6 +254,86 @@ def _orders(report: ReportInput) -> str:
     return f"<section><h2>Asked in other ways</h2>{table(header, rows, caption=f'The same faces ({main})')}</section>"
 
 
+def _calibration(report: ReportInput) -> str:
+    """Whether the labels' probabilities can be taken at their word, and what not answering the least sure faces buys."""
+    main = report.metrics.splits[report.metrics.main_split]
+    if main.calibration is None:
+        return '<p class="mute">The probabilities of the labels were not asked for.</p>'
+    raw, mended = main.calibration.raw, main.calibration.mended
+    temperatures = " and ".join(f"{temperature:.2f}" for temperature in main.calibration.temperatures)
+    says = (
+        f"Of the answers given with so much confidence, how many are right ({main.split}). Expected calibration error: "
+        f"{percent(raw.ece)}; {percent(mended.ece)} after a temperature of {temperatures}, fitted on the other half of "
+        f"the people; even perfect probabilities would show {percent(raw.ece_if_calibrated)} here."
+    )
+    found = forecasts(report.faces, main.labels.classes)
+    coverage, error = risk_by_coverage(found.confidence_P, found.right_P)[:2]
+    buys = f"Errors among the faces that are answered, when the least sure are left out ({main.split})."
+    figures = (
+        (says, [plot_reliability(raw, mended, theme=theme) for theme in (LIGHT, DARK)]),
+        (buys, [plot_risk_coverage([("by the label's probability", coverage, error)], theme=theme)
+                for theme in (LIGHT, DARK)]),
+    )  # fmt: skip
+    return "".join(
+        f"<figure>{two_theme_picture(*pictures, alt)}<figcaption>{text(alt)}</figcaption></figure>"
+        for alt, pictures in figures
+    )
+
+
+def _strata(summary: SplitSummary) -> str:
+    """Scores by how strongly the face moves."""
+    rows = [
+        (
+            stratum.name,
+            f"{stratum.n:,} ({stratum.neutral:,} Neutral)",
+            *(_with_spread(stratum.labels[metric]) for metric in ("accuracy", "uar", "macro_f1")),
+            "–" if stratum.units is None else f"{stratum.units.f1:.2f}",
+            *(percent(stratum.rates[rate].value) for rate in ("unparsable_cot", "truncated")),
+        )
+        for stratum in summary.strata
+    ]
+    header = ("strongest unit", "faces", "accuracy", "UAR", "macro-F1", "unit F1", "unparsable texts", "cut off")
+    return table(header, rows, caption=f"By the true intensity of the face's strongest unit, {summary.split}")
+
+
+def _fairness(summary: SplitSummary) -> str:
+    """Scores by group; why there are none where there are none."""
+    if not summary.fairness:
+        return '<p class="mute">No attribute of the people shown is known here, so nothing can be said about groups.</p>'
+    shown = [f'<p class="mute">{text(NOTE)}</p>']
+    for found in summary.fairness:
+        rows = [
+            (
+                f"{group.group}{' (few: mostly noise)' if group.small else ''}",
+                f"{group.n:,} of {group.people:,} people",
+                *map(_with_spread, (group.accuracy, group.uar, group.macro_f1)),
+            )
+            for group in found.groups
+        ]
+        if found.unknown:
+            rows.append(("not known", f"{found.unknown:,}", "–", "–", "–"))
+        gaps = "; ".join(
+            f"{gap.metric.replace('_', '-')} {percent(gap.value)} between {gap.best} and {gap.worst} (p = {gap.p:.3f})"
+            for gap in found.gaps
+            if not math.isnan(gap.value)
+        )
+        header = (found.attribute, "faces", "accuracy", "UAR", "macro-F1")
+        shown.append(table(header, rows, caption=f"By {found.attribute}, {summary.split}"))
+        shown.append(
+            f'<p class="mute">Largest gaps: {text(gaps)}; p is how often so large a gap appears when groups are dealt '
+            f"at random among people with the same {text(found.strata)}.</p>"
+            if gaps
+            else '<p class="mute">Fewer than two groups are large enough to be compared.</p>'
+        )
+    return "".join(shown)
+
+
+def _with_spread(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return percent(interval.value)
+    return f"{percent(interval.value)} ({percent(interval.low)} to {percent(interval.high)})"
+
+
 def render_report(report: ReportInput) -> str:
     """The whole page as one HTML string."""
     metrics = report.metrics
@@ -286,6 +369,14 @@ def render_report(report: ReportInput) -> str:
         curves=_curves(report.history),
         confusions="".join(_confusion(summary) for summary in metrics.splits.values()),
         per_class=_per_class(main),
+        strata=_strata(main),
+        groups=_fairness(main),
+        calibration=_calibration(report),
+        warning="".join(
+            f'<p class="notice">{text(summary.label_order_warning)}</p>'
+            for summary in metrics.splits.values()
+            if summary.label_order_warning
+        ),
         units=_units(main),
         gallery_note=text(gallery_note),
         orders=_orders(report),
