@@ -145,7 +145,7 @@ class _Decoding:
         number = jax.ShapeDtypeStruct((), jnp.int32)
         with jax.set_mesh(self._mesh):
             lowered = advance.lower(
-                self._graphdef, self._params, None, row, turn, until=number, idle=number, eos=2, pad=0
+                self._graphdef, self._params, None, (), row, turn, until=number, idle=number, eos=2, pad=0
             )
         others = {"keys and values": turn.cache, "batch": (turn._replace(cache=None), row)}
         return self._lowered("generate", lowered, others, uses="decoder/")

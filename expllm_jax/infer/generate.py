@@ -145,7 +145,7 @@ class Generator:
             seed_B=np.full(count, sampling.seed, np.uint32),
         )
         onwards = functools.partial(
-            advance, self._graphdef, self._params, self._weights, rows, idle=count, eos=eos, pad=pad
+            advance, self._graphdef, self._params, self._weights, (), rows, idle=count, eos=eos, pad=pad
         )
         if stop is None:
             turn = onwards(turn=turn, until=max_new_tokens)
@@ -207,6 +207,7 @@ def prefill(
         jnp.ones(B, bool),
         jnp.zeros(B, bool),
         jnp.full((B, max_new_tokens), pad, jnp.int32),
+        (),
         SlotCache.of(cache) if by_slot else cache,
     )
     rows = Rows(
@@ -217,6 +218,7 @@ def prefill(
         top_p_B=jnp.ones(B, jnp.float32),
         seed_B=jnp.zeros(B, jnp.uint32),
         stream_B=jnp.arange(B, dtype=jnp.uint32),
+        form_B=jnp.zeros(B, jnp.int32),
     )
     return turn, rows
 

@@ -15,10 +15,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from expllm_jax.infer.constraint import Constraint, ConstraintState, start
 from expllm_jax.infer.token_loop import Rows, Turn
 from expllm_jax.models import ExpLLM, KVCache, ModelDef, Params, SlotCache, attention_mask, merge
 
-Caches = tuple[KVCache, jax.Array]
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "slots", "length"))
+def empty_store(graphdef: ModelDef, params: Params, *, slots: int, length: int) -> KVCache:
+    """C slots for prefixes of this length."""
+    return KVCache.zeros(merge(graphdef, params).config.decoder, slots, length)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
@@ -43,12 +48,11 @@ def read_pictures(
     `tokens_I` are the ids of the prefix from the first image token on.
     """
     model: ExpLLM = merge(graphdef, params)
-    B, length = len(features_BND), opening.k_LBSKh.shape[2]
+    B = len(features_BND)
     tokens_BI = jnp.broadcast_to(tokens_I, (B, len(tokens_I)))
     x_BIE = model.embed(tokens_BI, features_BND.astype(jnp.float32)[:, None])
     before = jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], B, *x.shape[2:])), opening)
     _, found = _read_on(model, x_BIE, before, None)
-    assert found.k_LBSKh.shape[2] == length + len(tokens_I)
     return jax.tree.map(lambda kept, new: kept.at[:, slots_B].set(new, mode="drop"), store, found)
 
 
@@ -101,8 +105,8 @@ def _read_on(
 ) -> tuple[jax.Array, KVCache]:
     """(final-normed states of T tokens behind those in the cache, the cache with them in it).
 
-    `places` are their positions, counted from 0 at the start of the row, and who of them sees whom; None: in order, each
-    seeing those before it.
+    `places` are their positions, counted from 0 at the start of the row, and who of them sees whom; None: in order,
+    each seeing those before it.
     """
     B, T, _ = x_BTE.shape
     read = 0 if before is None else before.k_LBSKh.shape[2]
@@ -129,6 +133,8 @@ def admit(
     target_W: jax.Array,
     room_W: jax.Array,
     draws: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    form_W: jax.Array,
+    forms: tuple[ConstraintState, ...],
 ) -> tuple[Rows, Turn]:
     """Row target_W of the loop begins the answer to prompt source_W; a target out of range is left out.
 
@@ -139,6 +145,8 @@ def admit(
       source_W, target_W: see above.
       room_W: most tokens of the answer.
       draws: temperature, top_p, seed and stream of each, [W].
+      form_W: `Rows.form_B` of each.
+      forms: of every constraint, where each answer begins in it, [W].
     """
     S, P = found.k_LBSKh.shape[2], rows.visible_BP.shape[1]
     length_W = lengths_B[source_W]
@@ -150,7 +158,7 @@ def admit(
         put(rows.visible_BP, jnp.arange(P) < length_W[:, None]),
         put(rows.position_B, length_W - 1),
         put(rows.room_B, room_W),
-        *(put(kept, new) for kept, new in zip(rows[3:], draws, strict=True)),
+        *(put(kept, new) for kept, new in zip(rows[3:], (*draws, form_W), strict=True)),
     )
     if isinstance(turn.cache, SlotCache):
         new = SlotCache.of(jax.tree.map(lambda x: x[:, source_W], found))
@@ -167,13 +175,22 @@ def admit(
         logits_BV=put(turn.logits_BV, logits_BV[source_W]),
         running_B=put(turn.running_B, jnp.ones_like(room_W, bool)),
         ended_B=put(turn.ended_B, jnp.zeros_like(room_W, bool)),
+        forms=jax.tree.map(put, turn.forms, forms),
         cache=cache,
     )
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "count", "prompt", "ring", "pad", "by_slot"))
 def idle_rows(
-    graphdef: ModelDef, params: Params, *, count: int, prompt: int, ring: int, pad: int, by_slot: bool
+    graphdef: ModelDef,
+    params: Params,
+    constraints: tuple[Constraint, ...],
+    *,
+    count: int,
+    prompt: int,
+    ring: int,
+    pad: int,
+    by_slot: bool,
 ) -> tuple[Rows, Turn]:
     """`count` rows that wait for something to answer."""
     config = merge(graphdef, params).config.decoder
@@ -187,6 +204,7 @@ def idle_rows(
         jnp.ones(count, jnp.float32),
         numbers.astype(jnp.uint32),
         numbers.astype(jnp.uint32),
+        numbers,
     )
     never = jnp.zeros(count, bool)
     turn = Turn(
@@ -196,12 +214,13 @@ def idle_rows(
         never,
         never,
         jnp.full((count, ring), pad, jnp.int32),
+        tuple(start(constraint, count) for constraint in constraints),
         SlotCache.of(cache) if by_slot else cache,
     )
     return rows, turn
 
 
-@functools.partial(jax.jit, static_argnames="more", donate_argnames=("rows", "turn"))
+@functools.partial(jax.jit, static_argnames="more")
 def widen(rows: Rows, turn: Turn, more: int) -> tuple[Rows, Turn]:
     """The same rows with `more` prompt slots."""
     P = rows.visible_BP.shape[1]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from expllm_jax.infer.constraint import UNLIMITED, Constraint, ConstraintState, after, allowed_tokens, start
 from expllm_jax.models import DecodingWeights, ExpLLM, KVCache, ModelDef, Params, SlotCache, decode_token, merge
 
 
@@ -29,6 +30,7 @@ class Rows(NamedTuple):
     top_p_B: jax.Array  # float32
     seed_B: jax.Array  # uint32
     stream_B: jax.Array  # uint32: a row's draws are a function of seed, stream and token number, and of nothing else
+    form_B: jax.Array  # int32: k is held to the constraint k - 1; 0 writes freely
 
 
 class Turn(NamedTuple):
@@ -40,6 +42,7 @@ class Turn(NamedTuple):
     running_B: jax.Array  # bool: neither ended nor out of room
     ended_B: jax.Array  # bool: with the end token
     out_BG: jax.Array  # int32: each row's answer from column 0 on
+    forms: tuple[ConstraintState, ...]  # of every constraint; rows that it does not hold stay at its start
     cache: KVCache | SlotCache
 
 
@@ -48,6 +51,7 @@ def advance(
     graphdef: ModelDef,
     params: Params,
     weights: DecodingWeights | None,
+    constraints: tuple[Constraint, ...],
     rows: Rows,
     turn: Turn,
     *,
@@ -58,7 +62,7 @@ def advance(
 ) -> Turn:
     """Generates until turn number `until`, or until `idle` rows (or all) no longer run; can be called again to go on.
 
-    `weights` are given if and only if the cache is laid out by slot.
+    `weights` are given if and only if the cache is laid out by slot. `constraints` are those that rows may be held to.
     """
     model: ExpLLM = merge(graphdef, params)
     B, P = rows.visible_BP.shape
@@ -80,7 +84,8 @@ def advance(
         return model.logits(h_B1E)[:, 0], cache
 
     def one_more(turn: Turn) -> Turn:
-        token_B = jnp.where(turn.running_B, choose(turn.logits_BV, rows, turn.made_B), pad)
+        allowed_BV = _held(constraints, rows, turn)
+        token_B = jnp.where(turn.running_B, choose(allowed_BV, rows, turn.made_B), pad)
         logits_BV, cache = next_scores(token_B, turn)
         column_B = jnp.where(turn.running_B, turn.made_B, G)  # out of range: not written
         made_B = turn.made_B + turn.running_B
@@ -92,10 +97,51 @@ def advance(
             turn.running_B & ~ends_B & (made_B < rows.room_B),
             turn.ended_B | ends_B,
             turn.out_BG.at[jnp.arange(B), column_B].set(token_B, mode="drop"),
+            _forms_after(constraints, rows, turn, token_B),
             cache,
         )
 
     return jax.lax.while_loop(unfinished, one_more, turn)
+
+
+def _held(constraints: tuple[Constraint, ...], rows: Rows, turn: Turn) -> jax.Array:
+    """The scores, minus infinity where a row's constraint does not allow the token."""
+    logits_BV = turn.logits_BV
+    for number, (constraint, form) in enumerate(zip(constraints, turn.forms, strict=True)):
+        held_B = turn.running_B & (rows.form_B == number + 1)
+        left_B = jnp.where(held_B, rows.room_B - turn.made_B, UNLIMITED)
+
+        def masked(logits_BV: jax.Array, held=held_B, constraint=constraint, form=form, left=left_B) -> jax.Array:
+            allowed_BV = allowed_tokens(constraint, form, left) | ~held[:, None]
+            return jnp.where(allowed_BV, logits_BV, -jnp.inf)
+
+        logits_BV = jax.lax.cond(jnp.any(held_B), masked, lambda x: x, logits_BV)
+    return logits_BV
+
+
+def _forms_after(
+    constraints: tuple[Constraint, ...], rows: Rows, turn: Turn, token_B: jax.Array
+) -> tuple[ConstraintState, ...]:
+    forms = []
+    for number, (constraint, form) in enumerate(zip(constraints, turn.forms, strict=True)):
+        held_B = turn.running_B & (rows.form_B == number + 1)
+        moved = after(constraint, form, token_B)
+        forms.append(ConstraintState(*(jnp.where(held_B, new, old) for new, old in zip(moved, form, strict=True))))
+    return tuple(forms)
+
+
+@jax.jit
+def form_behind(constraint: Constraint, tokens_BK: jax.Array, lengths_B: jax.Array) -> ConstraintState:
+    """The state of rows of which the first tokens are given."""
+
+    def one_more(form: ConstraintState, token: tuple[jax.Array, jax.Array]) -> tuple[ConstraintState, None]:
+        number, token_B = token
+        moved = after(constraint, form, token_B)
+        kept = (jnp.where(number < lengths_B, new, old) for new, old in zip(moved, form, strict=True))
+        return ConstraintState(*kept), None
+
+    B, K = tokens_BK.shape
+    return jax.lax.scan(one_more, start(constraint, B), (jnp.arange(K), tokens_BK.T))[0]
 
 
 def choose(logits_BV: jax.Array, rows: Rows, made_B: jax.Array) -> jax.Array:
