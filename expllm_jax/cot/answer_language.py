@@ -8,7 +8,7 @@ parts have no line ends in them and neither begin nor end with a space, and whos
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -47,17 +47,16 @@ def cot_language(allowed: Sequence[str]) -> ByteAutomaton:
 @cache
 def _cot_language(allowed: tuple[str, ...]) -> ByteAutomaton:
     builder = Builder()
-    start = builder.state(0)
+    start = written = builder.state(0)
     for part, heading in enumerate(HEADINGS):
+        if part > 0:
+            blank = builder.state(part)
+            builder.spell(written, "\n", blank)
+            written = blank
         opened = builder.state(part)
-        if part == 0:
-            builder.spell(start, f"{heading} ", opened)
-        else:
-            gap = builder.state(part)
-            builder.spell(closed, "\n", gap)
-            builder.spell(gap, f"\n{heading} ", opened)
+        builder.spell(written, f"\n{heading} " if part > 0 else f"{heading} ", opened)
         if part < PARTS - 1:
-            closed = _line(builder, opened, part)
+            written = _line(builder, opened, part)
         else:
             _conclusion(builder, opened, part, allowed)
     return builder.finished(start)
@@ -90,13 +89,12 @@ def _conclusion(builder: Builder, opened: int, part: int, allowed: Sequence[str]
 @cache
 def _visible() -> np.ndarray:
     """Bool [0x110000]: characters that are neither white space nor control characters nor halves of a pair."""
-    unwanted = ("Cc", "Cs")
-    codes = range(0x110000)
-    visible_U = np.fromiter(
-        (unicodedata.category(character) not in unwanted and not character.isspace() for character in map(chr, codes)),
-        bool,
-        len(codes),
-    )
+    visible_U = np.ones(0x110000, bool)
+    for first, end in ((0x00, 0x20), (0x7F, 0xA0), (0xD800, 0xE000)):
+        visible_U[first:end] = False
+    # White space as `split_parts` understands it.
+    for space in re.findall(r"\s", "".join(map(chr, np.flatnonzero(visible_U)))):
+        visible_U[ord(space)] = False
     visible_U.flags.writeable = False
     return visible_U
 

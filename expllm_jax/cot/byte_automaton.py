@@ -144,18 +144,21 @@ def _without_dead_ends(automaton: ByteAutomaton) -> ByteAutomaton:
 def _merged(automaton: ByteAutomaton) -> ByteAutomaton:
     """States that no text tells apart become one (Moore, 1956)."""
     # Bytes that act alike everywhere need to be looked at once.
-    columns_SK = np.unique(automaton.next_SB, axis=1)
-    kind_S = (automaton.part_S + 1) * 2 + automaton.accepting_S
-    while True:
-        told_apart = np.concatenate([kind_S[:, None], kind_S[columns_SK]], 1)
-        rows, first, finer_S = np.unique(told_apart, axis=0, return_index=True, return_inverse=True)
-        finer_S = finer_S.reshape(-1)
-        if len(rows) == len(np.unique(kind_S)):
-            # DEAD has the smallest kind from the beginning on, hence the smallest number.
-            return ByteAutomaton(
-                finer_S[automaton.next_SB[first]].astype(np.int32),
-                automaton.accepting_S[first],
-                automaton.part_S[first],
-                int(finer_S[automaton.start]),
-            )
-        kind_S = finer_S
+    columns_SK = automaton.next_SB[:, np.unique(_kinds(automaton.next_SB.T), return_index=True)[1]]
+    kind_S, count = (automaton.part_S + 1) * 2 + automaton.accepting_S, 0
+    while kind_S.max() >= count:
+        count = int(kind_S.max()) + 1
+        kind_S = _kinds(np.concatenate([kind_S[:, None], kind_S[columns_SK]], 1))
+    first = np.unique(kind_S, return_index=True)[1]
+    return ByteAutomaton(
+        kind_S[automaton.next_SB[first]].astype(np.int32),
+        automaton.accepting_S[first],
+        automaton.part_S[first],
+        int(kind_S[automaton.start]),
+    )
+
+
+def _kinds(rows: np.ndarray) -> np.ndarray:
+    """Int [R]: which rows are equal, numbered from 0 in the order of their first row, so that DEAD stays 0."""
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(row.tobytes(), len(known)) for row in rows])

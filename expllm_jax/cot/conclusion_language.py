@@ -14,7 +14,7 @@ a clause is ended by a mark alone, not by "but" or "while".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from expllm_jax.cot.grammar import EXPRESSION_WORDS
@@ -28,12 +28,15 @@ CLAUSE_MARKS = ";:!?,—"
 """These end a clause, and so does a full stop that no digit stands before."""
 
 
+_OpenWords = frozenset[tuple[str, int]]
+
+
 class Reading(NamedTuple):
     """What there is to know of a beginning of a conclusion."""
 
     named: str = ""  # the expression that it has named so far
     denying: bool = False  # a negator stands in the clause
-    open_words: frozenset[tuple[str, int]] = frozenset()  # a name or negator, and how many of its letters were read
+    open_words: _OpenWords = frozenset()  # a name or negator, and how many of its letters were read
     in_word: bool = False  # the last character belongs to a word
     behind_digit: bool = False
     behind_space: bool = True  # nothing, or a space, stands last
@@ -45,13 +48,17 @@ class ConclusionLanguage:
     def __init__(self, allowed: Sequence[str]) -> None:
         self._expression_of = {word: name for name in allowed for word in EXPRESSION_WORDS[name]}
         self._negators = {negator.lower() for negator in NEGATORS}
+        self._names_with, self._negators_with = _by_first(self._expression_of), _by_first(self._negators)
 
     def steps(self, reading: Reading, classes: Mapping[str, str]) -> Iterator[tuple[str, Reading]]:
         """(characters, what is read after any of them), leaving out those that cannot follow."""
+        ended = self._word_ended(reading)
         for one, alike in classes.items():
-            after = self._after(reading, one)
-            if after is not None:
-                yield alike, after
+            if one == " " and reading == Reading():
+                continue  # a part does not begin with a space
+            before = reading if _in_word(one) else ended
+            if before is not None:
+                yield alike, self._after(before, one)
 
     def accepts(self, reading: Reading) -> bool:
         """Whether the conclusion may end here."""
@@ -74,30 +81,27 @@ class ConclusionLanguage:
             groups[kind] = groups.get(kind, "") + character
         return {alike[0]: alike for alike in groups.values()}
 
-    def _after(self, reading: Reading, character: str) -> Reading | None:
-        """None if no conclusion goes on like this."""
-        if character == " " and reading == Reading():
-            return None  # a part does not begin with a space
-        inside = _in_word(character)
-        if not inside:
-            ended = self._word_ended(reading)
-            if ended is None:
-                return None
-            reading = ended
+    def _after(self, reading: Reading, character: str) -> Reading:
         denying = reading.denying
         if character in CLAUSE_MARKS or (character == "." and not reading.behind_digit):
             denying = False
-        opening: Iterable[str] = () if reading.in_word else self._expression_of
-        if not denying:  # a second negator in a clause changes nothing
-            opening = (*opening, *self._negators)
         letter = character.lower()
         open_words = {
-            (word, count + 1) for word, count in reading.open_words if count < len(word) and word[count] == letter
-        } | {(word, 1) for word in opening if word[0] == letter}
-        if denying:
-            open_words = {(word, count) for word, count in open_words if word in self._expression_of}
+            (word, count + 1)
+            for word, count in reading.open_words
+            if word[count : count + 1] == letter and (word in self._expression_of or not denying)
+        }
+        if not reading.in_word:
+            open_words |= self._names_with.get(letter, frozenset())
+        if not denying:  # a second negator in a clause changes nothing
+            open_words |= self._negators_with.get(letter, frozenset())
         return Reading(
-            reading.named, denying, frozenset(open_words), inside, character.isdigit(), behind_space=character == " "
+            reading.named,
+            denying,
+            frozenset(open_words),
+            in_word=_in_word(character),
+            behind_digit=character.isdigit(),
+            behind_space=character == " ",
         )
 
     def _word_ended(self, reading: Reading) -> Reading | None:
@@ -114,6 +118,12 @@ class ConclusionLanguage:
             else:
                 named = expression
         return reading._replace(named=named, denying=denying)
+
+
+def _by_first(words: Collection[str]) -> dict[str, _OpenWords]:
+    """First letter -> the words that open with it, with that letter read."""
+    letters = {word[0] for word in words}
+    return {letter: frozenset((word, 1) for word in words if word[0] == letter) for letter in letters}
 
 
 def _in_word(character: str) -> bool:
