@@ -112,8 +112,10 @@ def _held(constraints: tuple[Constraint, ...], rows: Rows, turn: Turn) -> jax.Ar
         left_B = jnp.where(held_B, rows.room_B - turn.made_B, UNLIMITED)
 
         def masked(logits_BV: jax.Array, held=held_B, constraint=constraint, form=form, left=left_B) -> jax.Array:
-            allowed_BV = allowed_tokens(constraint, form, left) | ~held[:, None]
-            return jnp.where(allowed_BV, logits_BV, -jnp.inf)
+            allowed_BV = allowed_tokens(constraint, form, left)
+            unnamed = logits_BV.shape[1] - allowed_BV.shape[1]  # scores of a head that is wider than the vocabulary
+            allowed_BV = jnp.pad(allowed_BV, ((0, 0), (0, unnamed)))
+            return jnp.where(allowed_BV | ~held[:, None], logits_BV, -jnp.inf)
 
         logits_BV = jax.lax.cond(jnp.any(held_B), masked, lambda x: x, logits_BV)
     return logits_BV
