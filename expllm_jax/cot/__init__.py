@@ -6,7 +6,9 @@ where it leaves the form; ``stated_units`` says which action units a text claims
 round with its picture. ``verify`` says what is wrong with any text, held against the values of its face.
 """
 
+from expllm_jax.cot.answer_language import cot_language, label_language
 from expllm_jax.cot.bands import BAND_WORDS, BANDS, STATED_FROM, Band, band, band_of, band_of_word
+from expllm_jax.cot.byte_automaton import ByteAutomaton
 from expllm_jax.cot.finding import FINDING_CODES, Finding
 from expllm_jax.cot.free_statements import find_free_statements
 from expllm_jax.cot.grammar import (
@@ -38,6 +40,7 @@ __all__ = [
     "STATED_FROM",
     "STRICT",
     "Band",
+    "ByteAutomaton",
     "Finding",
     "Movement",
     "ParsedCot",
@@ -51,8 +54,10 @@ __all__ = [
     "band_of_word",
     "codes_of_movements",
     "concluded_expression",
+    "cot_language",
     "find_free_statements",
     "find_statements",
+    "label_language",
     "mirror_text",
     "movement_of",
     "named_expressions",

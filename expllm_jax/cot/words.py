@@ -10,10 +10,16 @@ from expllm_jax.cot.bands import BAND_WORDS
 _CLAUSE_END = re.compile(
     r"(?<!\d)\.|\.(?!\d)|[;:!?,\n—]|\b(?:but|while|whereas|although|though|yet|however|despite|except)\b", re.IGNORECASE
 )
+NEGATORS: tuple[str, ...] = (
+    *("no", "not", "without", "lack", "lacks", "lacking", "lack of", "absence of", "absent", "free of"),
+    *("neither", "nor", "never", "cannot"),
+    *(f"{verb}n{mark}t" for verb in ("is", "are", "was", "were", "do", "does", "did") for mark in "'’"),
+    *("rather than", "instead of", "fail to", "fails to"),
+)
+"""Words that deny what follows them in their clause, but for the "not" of "not only"."""
+
 _NEGATOR = re.compile(
-    r"\b(?:no|not(?! only\b)|without|lacks?|lacking|lack of|absence of|absent|free of|neither|nor|never|cannot"
-    r"|(?:is|are|was|were|do|does|did)n['’]t|rather than|instead of|fails? to)\b",
-    re.IGNORECASE,
+    r"\b(?:" + "|".join(word + r"(?! only\b)" * (word == "not") for word in NEGATORS) + r")\b", re.IGNORECASE
 )
 BAND_WORD = re.compile(rf"\b(?:{'|'.join(BAND_WORDS)})\b", re.IGNORECASE)
 _DENIED_AFTER = re.compile(

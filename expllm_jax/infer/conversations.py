@@ -87,6 +87,10 @@ class PredictConfig:
                 f"{self.samples} samples of each face, and all would be the same", "set sampling.temperature above 0"
             )
 
+    def room(self, task: str) -> int:
+        """The most tokens of an answer to a task's question."""
+        return self.label_tokens if task == "label" else self.cot_tokens
+
 
 class Conversations:
     """Makes the conversation of every face.
@@ -167,7 +171,11 @@ class Conversations:
         for attempt in range(self._config.retries + 1):
             if attempt:
                 sampling = SamplingConfig(RETRY_TEMPERATURE, 1.0, self._config.sampling.seed + attempt)
-            [reply] = yield [Request(ask.picture, task, history, sampling=sampling, stream=ask.stream(task))]
+            [reply] = yield [
+                Request(
+                    ask.picture, task, history, room=self._config.room(task), sampling=sampling, stream=ask.stream(task)
+                )
+            ]
             value, failure = parsed_reply(self.parsers[task], reply)
             spent += reply.new_tokens
             first = first or _Parsed(reply.text, value, failure, reply.truncated, 1, reply.prompt_tokens, spent,

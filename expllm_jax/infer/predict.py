@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.infer.answering import Answering, Limits
+from expllm_jax.infer.constraint import compile_constraint
 from expllm_jax.infer.conversations import (
     Answer,
     Conversations,
     PredictConfig,
+    Talk,
     label_weighing,
     parsed_reply,
     shares,
-    side_by_side,
 )
 from expllm_jax.infer.face_boxes import FaceBox
-from expllm_jax.infer.generate import Generator, Prompts
-from expllm_jax.infer.likelihood import log_likelihoods, weighing_row
-from expllm_jax.infer.requests import Reply, Request, Weighing, begun_row
+from expllm_jax.infer.picture_store import FeaturesOf
+from expllm_jax.infer.requests import Reply, Request, Weighing
+from expllm_jax.infer.row_pool import LoopModel
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
-from expllm_jax.records import decode_answer, normalise, prepared_pixels, seen_picture
+from expllm_jax.parallel import make_mesh, shard_params
+from expllm_jax.records import normalise, prepared_pixels, seen_picture
+
+T = TypeVar("T")
 
 
 class Predictor:
@@ -42,9 +50,20 @@ class Predictor:
 
     def __init__(self, files: ModelFiles, params: Params, config: PredictConfig | None = None) -> None:
         self.files, self.config = files, config or PredictConfig()
-        plain, self._params = merged(files.config, params)
+        plain, params = merged(files.config, params)
         self._graphdef = abstract(plain)[0]
-        self._generate = Generator(self._graphdef, self._params)
+        self._mesh = make_mesh() if jax.device_count() > 1 else None
+        self._params = params if self._mesh is None else shard_params(params, self._mesh)
+        tokenizer = files.encoder.tokenizer
+        tasks = ("label", "cot") if self.config.constrained else ()
+        with self._on_mesh():
+            self._model = LoopModel(
+                self._graphdef,
+                self._params,
+                eos=tokenizer.eos,
+                pad=tokenizer.pad,
+                constraints={task: compile_constraint(task, tokenizer, files.labels) for task in tasks},
+            )
         self._conversations = Conversations(files, self.config)
 
     @classmethod
@@ -63,6 +82,7 @@ class Predictor:
         face_boxes: Sequence[FaceBox] = (),
         cropped: bool = False,
         report: Callable[[int], None] | None = None,
+        done: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """Answers about picture files, in order, of which the model sees what it saw of such files in training. All are
         read before the first is asked about.
@@ -71,7 +91,8 @@ class Predictor:
           pictures: paths.
           face_boxes: (x, y, width, height) of the face in every picture, for a model that learnt from face crops.
           cropped: the pictures are such crops already.
-          report: is told after every batch how many pictures are done.
+          report: is told after every picture how many are done.
+          done: is told the place and the answer of every picture as it is done, in whatever order that is.
 
         Raises:
           ExpllmError: a picture cannot be read, or where its face is has to be known and is not.
@@ -85,17 +106,22 @@ class Predictor:
             prepared_pixels(picture, encoding, size, face_box=face_box, cropped=cropped)
             for picture, face_box in zip(pictures, face_boxes or [()] * len(pictures), strict=True)
         ]
-        return self._answer_pixels(pixels, [str(picture) for picture in pictures], report)
+        return self._answer_pixels(pixels, [str(picture) for picture in pictures], report=report, done=done)
 
     def answer_stored(
-        self, contents: Sequence[bytes], names: Sequence[str], *, report: Callable[[int], None] | None = None
+        self,
+        contents: Sequence[bytes],
+        names: Sequence[str],
+        *,
+        report: Callable[[int], None] | None = None,
+        done: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """Answers about the pictures of records that were encoded as those that the model learnt from.
 
         Args:
           contents: `Record.picture` of each.
           names: what `Answer.picture` says, one per picture.
-          report: see `answer`.
+          report, done: see `answer`.
 
         Raises:
           ExpllmError: a picture cannot be read.
@@ -105,61 +131,60 @@ class Predictor:
             seen_picture(content, size, encoding.resize, name=name)
             for content, name in zip(contents, names, strict=True)
         ]
-        return self._answer_pixels(pixels, names, report)
+        return self._answer_pixels(pixels, names, report=report, done=done)
 
     def answer_features(
-        self, features_RND: np.ndarray, names: Sequence[str], *, report: Callable[[int], None] | None = None
+        self,
+        features_RND: np.ndarray,
+        names: Sequence[str],
+        *,
+        report: Callable[[int], None] | None = None,
+        done: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """Answers about pictures whose tower features are known already (`train.extract_features`).
 
         Args:
           features_RND: one block per picture.
           names: what `Answer.picture` says, one per picture.
-          report: see `answer`.
+          report, done: see `answer`.
         """
         if len(features_RND) != len(names):
             raise ExpllmError(f"{len(features_RND)} features but {len(names)} names", "give one name per picture")
-        batch = self.config.batch
-        chunks = (_filled(features_RND[start : start + batch], batch) for start in range(0, len(names), batch))
-        return self._answer_all(list(names), chunks, report)
+        return self._answer_all(names, lambda pictures: features_RND[np.asarray(pictures)], report=report, done=done)
 
     def encode(self, pixels_BHWC: np.ndarray | jax.Array) -> jax.Array:
         """Normalised pixels -> the tower's features [B, N, D]."""
-        return _encode(self._graphdef, self._params, pixels_BHWC)
+        with self._on_mesh():
+            return _encode(self._graphdef, self._params, pixels_BHWC)
 
-    def _answer_pixels(
-        self, pixels: Sequence[np.ndarray], names: Sequence[str], report: Callable[[int], None] | None
-    ) -> list[Answer]:
+    def _answer_pixels(self, pixels: Sequence[np.ndarray], names: Sequence[str], **told: Any) -> list[Answer]:
         """`pixels` are uint8 [size, size, 3], one per name."""
 
-        def features() -> Iterator[jax.Array]:
-            for start in range(0, len(pixels), self.config.batch):
-                chunk = np.stack(pixels[start : start + self.config.batch])
-                yield self.encode(normalise(_filled(chunk, self.config.batch), self.files.pictures.normalisation))
+        def features_of(pictures: Sequence[int]) -> jax.Array:
+            chosen = np.stack([pixels[picture] for picture in pictures])
+            return self.encode(normalise(chosen, self.files.pictures.normalisation))
 
-        return self._answer_all(list(names), features(), report)
+        return self._answer_all(names, features_of, **told)
 
     def _answer_all(
-        self, names: list[str], features: Iterable[np.ndarray | jax.Array], report: Callable[[int], None] | None
+        self,
+        names: Sequence[str],
+        features_of: FeaturesOf,
+        *,
+        report: Callable[[int], None] | None,
+        done: Callable[[int, Answer], None] | None,
     ) -> list[Answer]:
-        answers: list[Answer] = []
-        for features_BND in features:
-            chunk = names[len(answers) : len(answers) + self.config.batch]
-            answers += self._answer_batch(chunk, features_BND)
-            if report is not None:
-                report(len(answers))
-        return answers
+        finished = itertools.count(1)
 
-    def _answer_batch(self, names: list[str], features_BND: np.ndarray | jax.Array) -> list[Answer]:
-        """`names` may be fewer than the rows of the features, which are filled up to a size compiled before."""
-        talk = side_by_side([self._conversations.about(picture, name) for picture, name in enumerate(names)])
-        replies = None
-        while True:
-            try:
-                questions = talk.send(replies)
-            except StopIteration as end:
-                return end.value
-            replies = self._replies(questions, features_BND)
+        def tell(number: int, answer: Answer) -> None:
+            if done is not None:
+                done(number, answer)
+            if report is not None:
+                report(next(finished))
+
+        talks = [(picture, self._conversations.about(picture, name)) for picture, name in enumerate(names)]
+        room = max(map(self.config.room, ("label",) if self.config.order == "label-only" else ("label", "cot")))
+        return self._hold(talks, features_of, self.config.samples * len(names), room=room, done=tell)
 
     def generate(self, requests: Sequence[Request], features_PND: np.ndarray | jax.Array) -> list[Reply]:
         """One reply per request, in order. A reply does not depend on the other requests.
@@ -171,7 +196,15 @@ class Predictor:
         Raises:
           ExpllmError: a request names a picture or a task that is not there.
         """
-        return self._replies(requests, features_PND)
+        whole = [
+            dataclasses.replace(
+                request,
+                room=request.room or self.config.room(request.task),
+                stream=number if request.stream is None else request.stream,
+            )
+            for number, request in enumerate(requests)
+        ]
+        return self._replies(whole, features_PND)
 
     def label_likelihoods(
         self, requests: Sequence[Request], features_PND: np.ndarray | jax.Array
@@ -199,60 +232,53 @@ class Predictor:
 
     def _replies(self, questions: Sequence[Request | Weighing], features_PND: np.ndarray | jax.Array) -> list[Any]:
         """For each question its Reply or, of a Weighing, its log-likelihoods."""
-        found: dict[int, Any] = {}
-        groups: dict[Any, list[int]] = {}
-        for number, question in enumerate(questions):
-            key = None if isinstance(question, Weighing) else (self._room(question), question.sampling)
-            groups.setdefault(key, []).append(number)
-        for key, numbers in groups.items():
-            for start in range(0, len(numbers), self.config.batch):
-                chunk = numbers[start : start + self.config.batch]
-                filled = _filled(np.asarray(chunk), self.config.batch)
-                asked = [questions[number] for number in filled]
-                features = np.asarray(features_PND)[[question.picture for question in asked]]
-                replies = self._weighed(asked, features) if key is None else self._generated(asked, features)
-                found |= dict(zip(chunk, replies, strict=False))
-        return [found[number] for number in range(len(questions))]
+        for question in questions:
+            if not 0 <= question.picture < len(features_PND):
+                raise ExpllmError(
+                    f"a request names picture {question.picture}, and there are {len(features_PND)} features",
+                    "give the features of every picture that is asked about",
+                )
+        if not questions:
+            return []
+        rooms = [0 if isinstance(question, Weighing) else question.room or 0 for question in questions]
+        # Long answers first, so that none is left over at the end; of equal ones those of a picture together.
+        order = sorted(range(len(questions)), key=lambda number: (-rooms[number], questions[number].picture))
+        talks = [(questions[number].picture, _one(questions[number])) for number in order]
 
-    def _room(self, request: Request) -> int:
-        return request.room or {"label": self.config.label_tokens}.get(request.task, self.config.cot_tokens)
+        def features_of(pictures: Sequence[int]) -> np.ndarray | jax.Array:
+            return features_PND[np.asarray(pictures)]
 
-    def _weighed(self, weighings: Sequence[Weighing], features: np.ndarray) -> list[tuple[float, ...]]:
-        encoder = self.files.encoder
-        rows = [weighing_row(encoder, weighing) for weighing in weighings]
-        return log_likelihoods(self._graphdef, self._params, rows, features, encoder.tokenizer.pad)
+        replies = dict(zip(order, self._hold(talks, features_of, len(talks), room=max(rooms)), strict=True))
+        return [replies[number] for number in range(len(questions))]
 
-    def _generated(self, requests: Sequence[Request], features: np.ndarray) -> list[Reply]:
-        tokenizer = self.files.encoder.tokenizer
-        rows, begun = zip(*(begun_row(self.files.encoder, request) for request in requests), strict=True)
-        generated = self._generate(
-            Prompts.of(list(rows), tokenizer.pad),
-            features,
-            max_new_tokens=self._room(requests[0]),
-            eos=tokenizer.eos,
-            pad=tokenizer.pad,
-            sampling=requests[0].sampling or self.config.sampling,
-        )
-        return [
-            Reply(
-                decode_answer([*start, *tokens[:length]], tokenizer),
-                bool(cut),
-                tuple(map(int, tokens[:length])),
-                len(row),
-            )
-            for row, start, tokens, length, cut in zip(
-                rows, begun, generated.tokens, generated.lengths, generated.truncated, strict=True
-            )
-        ]
+    def _hold(
+        self,
+        talks: Sequence[tuple[int, Talk[T]]],
+        features_of: FeaturesOf,
+        answers: int,
+        *,
+        room: int,
+        done: Callable[[int, T], None] | None = None,
+    ) -> list[T]:
+        """Holds conversations; `answers`: how many there are to write side by side at most, of up to `room` tokens."""
+        if not talks:
+            return []
+        rows = min(self.config.batch, 1 << (answers - 1).bit_length())  # few shapes are compiled
+        limits = Limits(rows, max(1, room))
+        with self._on_mesh():
+            return Answering(
+                self._model, self.files.encoder, talks, features_of, limits=limits, sampling=self.config.sampling,
+                done=done,
+            ).results()  # fmt: skip
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        """Enters the mesh that the parameters lie on, where there is more than one device."""
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
 
-def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
-    """`rows` filled up to the next power of two, at most `batch`, so that few shapes are ever compiled.
-
-    The last row is repeated: an empty picture might never find its end token, and all would wait for it.
-    """
-    count = min(batch, 1 << (len(rows) - 1).bit_length())
-    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+def _one(question: Request | Weighing) -> Talk[Any]:
+    [reply] = yield [question]
+    return reply
 
 
 @functools.partial(jax.jit, static_argnums=0)

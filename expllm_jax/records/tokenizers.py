@@ -45,6 +45,8 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def token_bytes(self) -> list[bytes]: ...
+
     def save(self, folder: str | Path) -> Path: ...
 
 
@@ -132,6 +134,19 @@ class SentencePieceTokenizer(_FileTokenizer):
         opened = ids[:1] == [self.bos] and self._dummy_space
         return text.removeprefix(" ") if opened else text
 
+    def token_bytes(self) -> list[bytes]:
+        """What every token stands for inside a text: `decode` reads these bytes, joined, as UTF-8. b"" for the special
+        tokens."""
+        processor = self._processor
+
+        def of(token: int) -> bytes:
+            if token in self._silent or processor.is_control(token) or processor.is_unused(token):
+                return b""
+            piece = processor.id_to_piece(token)
+            return bytes([int(piece[3:5], 16)]) if processor.is_byte(token) else piece.replace("▁", " ").encode()
+
+        return [of(token) for token in range(self.vocab_size)]
+
 
 class ByteBPETokenizer(_FileTokenizer):
     """A `tokenizer.json` of the `tokenizers` library (GPT-2 style byte BPE, for example SmolLM2's).
@@ -175,6 +190,19 @@ class ByteBPETokenizer(_FileTokenizer):
         """The text of `ids`, special tokens left out; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode([int(token) for token in ids if int(token) not in self._silent])
 
+    def token_bytes(self) -> list[bytes]:
+        """What every token stands for inside a text: `decode` reads these bytes, joined, as UTF-8. b"" for the special
+        tokens, and for numbers that no token has."""
+        added, byte_of = self._tokenizer.get_added_tokens_decoder(), _byte_of_character()
+
+        def of(token: int) -> bytes:
+            if token in self._silent or (token in added and added[token].special):
+                return b""
+            piece = self._tokenizer.id_to_token(token) or ""
+            return piece.encode() if token in added else bytes(byte_of[character] for character in piece)
+
+        return [of(token) for token in range(self.vocab_size)]
+
     def _special(self, role: str, names: Sequence[str]) -> int:
         for name in names:
             token = self._tokenizer.token_to_id(name)
@@ -183,6 +211,13 @@ class ByteBPETokenizer(_FileTokenizer):
         raise ExpllmError(
             f"{self.path} has no {role} token", f"add one of these to its special tokens: {', '.join(names)}"
         )
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's way to write bytes as letters: printable Latin-1 as itself, the others in order from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | ByteBPETokenizer:
