@@ -6,6 +6,7 @@ where it leaves the form; ``stated_units`` says which action units a text claims
 round with its picture. ``verify`` says what is wrong with any text, held against the values of its face.
 """
 
+from expllm_jax.cot.answer_protocols import PROTOCOLS, Protocol, read_label
 from expllm_jax.cot.bands import BAND_WORDS, BANDS, STATED_FROM, Band, band, band_of, band_of_word
 from expllm_jax.cot.finding import FINDING_CODES, Finding
 from expllm_jax.cot.free_statements import find_free_statements
@@ -35,6 +36,7 @@ __all__ = [
     "FREE_TEXT",
     "HEADINGS",
     "MOVEMENTS",
+    "PROTOCOLS",
     "STATED_FROM",
     "STRICT",
     "Band",
@@ -42,6 +44,7 @@ __all__ = [
     "Movement",
     "ParsedCot",
     "Parts",
+    "Protocol",
     "Statement",
     "UnparsableAnswer",
     "VerifiedTexts",
@@ -58,6 +61,7 @@ __all__ = [
     "named_expressions",
     "parse_cot",
     "parse_label",
+    "read_label",
     "split_parts",
     "stated_units",
     "verify",
