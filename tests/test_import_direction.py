@@ -41,6 +41,7 @@ OUTER = {
     "demo",
     "doctor",
     "initial_weights",
+    "scoring",
     "stages",
     "unit_experiment",
     "unit_regression",

@@ -20,7 +20,7 @@ usable prediction counts as unparsable. All that does not fit is counted, and sh
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -317,8 +317,3 @@ def _told(entry: Entry, unfit: Unfit) -> dict[str, Any]:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             told[key] = value
     return told
-
-
-def annotated_texts(truth: Truth, faces: Sequence[EvaluatedFace]) -> list[tuple[str, str]]:
-    """(reference, what was said) of every face whose annotation has a text; what was not said is ""."""
-    return [(reference, face.cot or "") for face in faces if (reference := truth.faces[face.record].cot) is not None]
