@@ -7,6 +7,7 @@ round with its picture. ``verify`` says what is wrong with any text, held agains
 """
 
 from expllm_jax.cot.answer_language import cot_language, label_language
+from expllm_jax.cot.answer_protocols import PROTOCOLS, Protocol, read_label
 from expllm_jax.cot.bands import BAND_WORDS, BANDS, STATED_FROM, Band, band, band_of, band_of_word
 from expllm_jax.cot.byte_automaton import ByteAutomaton
 from expllm_jax.cot.finding import FINDING_CODES, Finding
@@ -37,6 +38,7 @@ __all__ = [
     "FREE_TEXT",
     "HEADINGS",
     "MOVEMENTS",
+    "PROTOCOLS",
     "STATED_FROM",
     "STRICT",
     "Band",
@@ -45,6 +47,7 @@ __all__ = [
     "Movement",
     "ParsedCot",
     "Parts",
+    "Protocol",
     "Statement",
     "UnparsableAnswer",
     "VerifiedTexts",
@@ -63,6 +66,7 @@ __all__ = [
     "named_expressions",
     "parse_cot",
     "parse_label",
+    "read_label",
     "split_parts",
     "stated_units",
     "verify",

@@ -299,7 +299,9 @@ def _strata(summary: SplitSummary) -> str:
 def _fairness(summary: SplitSummary) -> str:
     """Scores by group; why there are none where there are none."""
     if not summary.fairness:
-        return '<p class="mute">No attribute of the people shown is known here, so nothing can be said about groups.</p>'
+        return (
+            '<p class="mute">No attribute of the people shown is known here, so nothing can be said about groups.</p>'
+        )
     shown = [f'<p class="mute">{text(NOTE)}</p>']
     for found in summary.fairness:
         rows = [
