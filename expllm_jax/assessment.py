@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expllm_jax.assets import cache_dir
 from expllm_jax.checkpoints import Checkpointer
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import EvaluatedFace, Metrics, summarise, write_metrics
@@ -26,7 +27,7 @@ from expllm_jax.files import write_whole
 from expllm_jax.infer import ORDERS, Answer, PredictConfig, Predictor, SamplingConfig, read_model_files
 from expllm_jax.records import MixtureEntry, Record, RecordSource, open_records
 from expllm_jax.stages import RunFolder
-from expllm_jax.train import Progress
+from expllm_jax.train import Progress, use_compile_cache
 
 ANSWERS, METRICS, EVALUATIONS = "answers.jsonl", "metrics.json", "evaluations"
 _PREVIOUS = "answers.previous.jsonl"
@@ -287,6 +288,7 @@ def _records(source: RecordSource, indices: Sequence[int]) -> Iterator[Record]:
 
 def open_predictor(run: RunFolder, asking: Asking = AS_THE_PAPER) -> Predictor:
     """The run's latest checkpoint, ready to answer with the evaluation's limits."""
+    use_compile_cache(cache_dir() / "compiled")
     limits = run.experiment.evaluation
     config = PredictConfig(
         limits.batch,

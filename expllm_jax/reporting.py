@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from expllm_jax.assessment import METRICS, Evaluation
 from expllm_jax.assets import ASSETS
-from expllm_jax.checkpoints import Checkpointer
+from expllm_jax.checkpoints import Checkpointer, params_fingerprint
 from expllm_jax.evaluate import (
     EvaluatedFace,
     FaceView,
+    Interval,
     Metrics,
     ModelCard,
     ReportInput,
@@ -25,8 +27,11 @@ from expllm_jax.evaluate import (
     write_model_card,
     write_report,
 )
+from expllm_jax.evaluate.fairness import NOTE
+from expllm_jax.evaluate.markup import percent
 from expllm_jax.evaluate.report import INTENDED, LIMITS, PROHIBITED
 from expllm_jax.files import write_whole
+from expllm_jax.infer import read_model_files, read_run_params
 from expllm_jax.records import Record, RecordSource, open_records
 from expllm_jax.sources import DATASETS
 from expllm_jax.stages import RunFolder, training_entries
@@ -134,7 +139,8 @@ def _names(run: RunFolder) -> str:
 
 def _training_sets(run: RunFolder) -> Iterator[tuple[str, RecordSource]]:
     for entry in training_entries(run):
-        yield entry.folder, open_records(entry.folder, entry.split)
+        name = "of the run" if Path(entry.folder) == run.records else entry.folder
+        yield name, open_records(entry.folder, entry.split)
 
 
 def _views(evaluation: Evaluation, metrics: Metrics, chosen: Sequence[EvaluatedFace]) -> Mapping[str, FaceView]:
@@ -170,12 +176,29 @@ def _plots(run: RunFolder, folder: Path, metrics: Metrics) -> None:
         write_whole(plots / "training.png", plot_curves(read_history(history)))
 
 
+_CARD_SCORES: Mapping[str, str] = {
+    "accuracy": "accuracy (WAR)",
+    "uar": "unweighted average recall (UAR)",
+    "macro_f1": "macro-F1",
+    "unit_f1": "F1 of the stated action units",
+    "unit_f1_label_only": "... of reciting the true label's units without looking",
+    "conclusion_agreement": "text concludes what is answered",
+    "hallucinated": "stated units that are not there",
+    "omitted": "clearly present units left out",
+    "unparsable_label_rate": "labels that do not parse",
+    "unparsable_cot_rate": "texts that do not parse",
+    "truncated_rate": "faces with an answer that was cut off",
+}
+"""Numbers of each split in the model card -> what they are called there."""
+
+
 def _card(evaluation: Evaluation, metrics: Metrics) -> ModelCard:
-    run, values, main = evaluation.run, metrics.values, metrics.main_split
+    run, values = evaluation.run, metrics.values
     with Checkpointer(run.path, create=False) as checkpointer:
         step = checkpointer.latest_step
-    summary = metrics.splits[main]
-    interval = {key: metrics.shown(key) for key in values if f"{key}_low" in values}
+    params = read_run_params(run.path, read_model_files(run.path).config)[0]
+    main = metrics.splits[metrics.main_split]
+    agreement = main.intervals.get("conclusion_agreement")
     return ModelCard(
         title=f"ExpLLM, experiment {run.experiment.name}",
         summary=f"{run.experiment.about}. {_learnt_and_asked(evaluation, metrics)}",
@@ -184,35 +207,61 @@ def _card(evaluation: Evaluation, metrics: Metrics) -> ModelCard:
         model=[row for row in _trained_on(evaluation, metrics) if row[0] not in ("asked about", "training pictures")],
         labels=run.experiment.data.expressions,
         data=list(_data_terms(run)),
-        scores=[(key, *_value_and_interval(shown)) for key, shown in interval.items() if not key.startswith("recall_")],
-        protocol=f"Asked {evaluation.asking.name}. Intervals are 95 %, by a bootstrap of "
-        f"{values['bootstrap_resamples']} resamples of the people shown; per class, Wilson's.",
-        per_class=[
-            (row.name, f"{row.recall:.3f}", f"{row.recall_low:.3f} – {row.recall_high:.3f}", f"{row.n:,}")
-            for row in summary.labels.per_class
+        scores=[
+            (f"{what}, {split}", *_value_and_ends(summary.intervals[key]))
+            for split, summary in metrics.splits.items()
+            for key, what in _CARD_SCORES.items()
+            if key in summary.intervals and summary.intervals[key].defined
         ],
-        strata=[],
+        protocol=f"Asked {evaluation.asking.name.replace('-', ' ')}, about people who are not in training. Intervals "
+        f"are 95 %, over the people shown: bootstraps of {values['bootstrap_resamples']} resamples, and Wilson's for "
+        "shares of few. They say nothing about how much another training run would differ.",
+        per_class=[
+            (row.name, *_value_and_ends(Interval(row.recall, row.recall_low, row.recall_high)), f"{row.n:,}")
+            for row in main.labels.per_class
+        ],
+        strata=[
+            (stratum.name, *_value_and_ends(stratum.labels["accuracy"]), f"{stratum.n:,}") for stratum in main.strata
+        ],
+        groups=[
+            (
+                found.attribute,
+                group.group,
+                *_value_and_ends(group.accuracy),
+                f"{group.n:,}{', few' if group.small else ''}",
+            )
+            for found in main.fairness
+            for group in found.groups
+        ],
+        **({"groups_note": NOTE} if main.fairness else {}),
         failures=(
-            ("answers that do not parse", f"{values['unparsable']} of {values['answers']}"),
+            ("answers that do not parse, all splits", f"{values['unparsable']} of {values['answers']}"),
             ("faces asked about again, because a first answer did not parse", str(values["retried"])),
-            ("stated units that are not there", f"{summary.units.hallucinated:.1%}"),
-            ("clearly present units left out", f"{summary.units.omitted:.1%}"),
-            ("text concludes another expression than the label", f"{1 - summary.conclusion_agreement:.1%}"),
+            (f"stated units that are not there, {main.split}", percent(main.units.hallucinated)),
+            (f"clearly present units left out, {main.split}", percent(main.units.omitted)),
+            (
+                f"text concludes another expression than the answer, {main.split}",
+                percent(None if agreement is None else 1 - agreement.value),
+            ),
         ),
         limits=LIMITS,
         hashes={
             **{f"records {name}": source.manifest.sha256 for name, source in _training_sets(run)},
-            **{f"evaluated {entry.split}": open_records(entry.folder, entry.split).manifest.sha256
-               for entry in evaluation.entries},
-            "checkpoint": f"step {step}",
+            **{
+                f"asked about {entry.split}": open_records(entry.folder, entry.split).manifest.sha256
+                for entry in evaluation.entries
+            },
+            f"parameters of step {step}": params_fingerprint(
+                read_run_params(run.path, read_model_files(run.path).config)[0]
+            ),
         },
         compute=list(_compute(run)),
-    )  # fmt: skip
+    )
 
 
-def _value_and_interval(shown: str) -> tuple[str, str]:
-    value, _, interval = shown.partition("  ")
-    return value, interval.strip("[]")
+def _value_and_ends(interval: Interval) -> tuple[str, str]:
+    ends = "" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+    return f"{interval.value:.3f}", ends
 
 
 _LOOKED_AT = 5000
@@ -225,7 +274,7 @@ def _data_terms(run: RunFolder) -> Iterator[tuple[str, str, str]]:
         looked_at = range(0, len(source), -(-len(source) // _LOOKED_AT))
         origins = Counter(map(_origin, filter(None, (source[index] for index in looked_at))))
         for origin, count in origins.items():
-            share = f"{count / sum(origins.values()):.0%} of the {len(source):,} records in {name}"
+            share = f"{count / sum(origins.values()):.0%} of the {len(source):,} records {name}"
             yield origin, share, _terms(origin)
     for weights in sorted({run.experiment.weights.vision, run.experiment.weights.decoder} - {"random"}):
         yield f"weights {weights}", "start of training", _terms(weights)

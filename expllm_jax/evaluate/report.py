@@ -255,7 +255,7 @@ def _orders(report: ReportInput) -> str:
 
 
 def _calibration(report: ReportInput) -> str:
-    """Whether the labels' probabilities can be taken at their word, and what not answering the least sure faces buys."""
+    """Whether the labels' probabilities can be taken at their word, and what leaving out the least sure faces buys."""
     main = report.metrics.splits[report.metrics.main_split]
     if main.calibration is None:
         return '<p class="mute">The probabilities of the labels were not asked for.</p>'
