@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from expllm_jax.cot import STATED_FROM, band_of
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import score_units
+from expllm_jax.evaluate.unit_values import icc_3_1
 from expllm_jax.evaluate.units import (
     BAND_MIDDLES,
     BAND_ORDER,
@@ -25,7 +26,6 @@ from expllm_jax.evaluate.units import (
     stratified_gap,
     unit_table,
 )
-from expllm_jax.evaluate.unit_values import icc_3_1
 from expllm_jax.faces import FACS, PROTOTYPES
 
 
