@@ -194,18 +194,15 @@ def conclusion_agreement(faces: Sequence[EvaluatedFace]) -> float:
 def answer_rates(faces: Sequence[EvaluatedFace]) -> dict[str, Interval]:
     """How often answers were unusable: `unparsable_label`, `unparsable_cot` (of the faces asked for it), `truncated`.
 
-    Shares with Wilson's 95 % interval, clustered by identity; nan for what no face was asked for.
+    Shares with Wilson's 95 % interval; nan for what no face was asked for. Pictures count as independent: answers fail
+    by their wording, and of a rate of none nobody could tell whether it comes in clusters.
     """
     asked = {
-        "unparsable_label": [(face, face.unparsable_label) for face in faces if face.label_text is not None],
-        "unparsable_cot": [(face, face.unparsable_cot) for face in faces if face.cot is not None],
-        "truncated": [(face, face.truncated) for face in faces],
+        "unparsable_label": [face.unparsable_label for face in faces if face.label_text is not None],
+        "unparsable_cot": [face.unparsable_cot for face in faces if face.cot is not None],
+        "truncated": [face.truncated for face in faces],
     }
-    rates = {}
-    for name, found in asked.items():
-        if found:
-            totals_G2 = cluster_totals([face.identity for face, _ in found], np.array([[hit, 1] for _, hit in found]))
-            rates[name] = clustered_wilson(totals_G2[:, 0], totals_G2[:, 1])
-        else:
-            rates[name] = Interval(math.nan, math.nan, math.nan)
-    return rates
+    return {
+        name: Interval(sum(hits) / len(hits) if hits else math.nan, *wilson(sum(hits), len(hits)))
+        for name, hits in asked.items()
+    }
