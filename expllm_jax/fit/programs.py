@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from expllm_jax.fit.memory import device_bytes
 from expllm_jax.fit.request import FitRequest
-from expllm_jax.infer.generate import Prompts, advance, prefill
+from expllm_jax.infer.generate import Prompts, prefill
+from expllm_jax.infer.token_loop import advance
 from expllm_jax.models import AbstractParams, LoRAConfig, abstract, merge, select
 from expllm_jax.parallel import MeshConfig, batch_sharding, make_mesh, shard_params
 from expllm_jax.records.augment_draws import Column
@@ -141,12 +142,11 @@ class _Decoding:
             self._turn_and_row,
             before,
         )
-        number = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.uint32)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
         with jax.set_mesh(self._mesh):
             lowered = advance.lower(
-                self._graphdef, self._params, None, row, turn, until=number[0], seed=number[1], eos=2, pad=0,
-                temperature=0.0, top_p=1.0,
-            )  # fmt: skip
+                self._graphdef, self._params, None, (), row, turn, until=number, idle=number, eos=2, pad=0
+            )
         others = {"keys and values": turn.cache, "batch": (turn._replace(cache=None), row)}
         return self._lowered("generate", lowered, others, uses="decoder/")
 

@@ -4,9 +4,12 @@
 functions say what a run folder and an export hold.
 """
 
+from expllm_jax.infer.conversations import Answer, PredictConfig
 from expllm_jax.infer.face_boxes import FaceBox, annotated_face_boxes
-from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig, Stop, generate
-from expllm_jax.infer.predict import Answer, PredictConfig, Predictor
+from expllm_jax.infer.generate import Generated, Generator, Prompts, Stop, generate
+from expllm_jax.infer.orders import ORDERS, Order
+from expllm_jax.infer.predict import Predictor
+from expllm_jax.infer.requests import Reply, Request, Weighing
 from expllm_jax.infer.run_files import (
     MODEL,
     ModelFiles,
@@ -16,22 +19,28 @@ from expllm_jax.infer.run_files import (
     read_run_params,
     write_model_files,
 )
+from expllm_jax.infer.sampling import GREEDY, SamplingConfig
 
 __all__ = [
     "Stop",
     "Generator",
     "GREEDY",
     "MODEL",
+    "ORDERS",
     "Answer",
     "FaceBox",
     "annotated_face_boxes",
     "Generated",
     "ModelFiles",
+    "Order",
     "PictureConfig",
     "PredictConfig",
     "Predictor",
     "Prompts",
+    "Reply",
+    "Request",
     "SamplingConfig",
+    "Weighing",
     "export_run",
     "generate",
     "read_model_files",

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.infer.sampling import GREEDY, SamplingConfig
+from expllm_jax.infer.token_loop import Rows, Turn, advance
 from expllm_jax.models import (
     DecodingWeights,
     ExpLLM,
@@ -25,29 +27,10 @@ from expllm_jax.models import (
     SlotCache,
     attention_mask,
     check_image_tokens,
-    decode_token,
     decoding_weights,
     merge,
 )
 from expllm_jax.records import EncodedRow, pad_row
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How the next token is chosen."""
-
-    temperature: float = 0.0  # 0: always the most probable token (greedy); above: logits are divided by it
-    top_p: float = 1.0  # sample from the most probable tokens that together have this probability, in (0, 1]
-    seed: int = 0  # of the sampling; greedy generation has no chance in it
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ExpllmError(f"temperature is {self.temperature}", "use 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise ExpllmError(f"top_p is {self.top_p}", "use a share above 0, up to 1")
-
-
-GREEDY = SamplingConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +98,7 @@ class Generator:
         self._graphdef, self._params = graphdef, params
         self._config = merge(graphdef, params).config
         self._by_slot = jax.default_backend() == "cpu"
-        self._weights = _decoding_weights(graphdef, params) if self._by_slot else None
+        self._weights = weights_by_slot(graphdef, params) if self._by_slot else None
 
     def __call__(
         self,
@@ -152,24 +135,23 @@ class Generator:
             features = features[:, None]
         shape = (0, 0) if features is None else features.shape[1:3]
         check_image_tokens(self._config, prompts.tokens_BT, *shape, lambda row: f"prompt {row}")
-        turn, row = prefill(self._graphdef, self._params, prompts, features, max_new_tokens, pad, by_slot=self._by_slot)
+        turn, rows = prefill(
+            self._graphdef, self._params, prompts, features, max_new_tokens, pad, by_slot=self._by_slot
+        )
+        count = len(prompts.tokens_BT)
+        rows = rows._replace(
+            temperature_B=np.full(count, sampling.temperature, np.float32),
+            top_p_B=np.full(count, sampling.top_p, np.float32),
+            seed_B=np.full(count, sampling.seed, np.uint32),
+        )
         onwards = functools.partial(
-            advance,
-            self._graphdef,
-            self._params,
-            self._weights,
-            row,
-            seed=jnp.uint32(sampling.seed),
-            eos=eos,
-            pad=pad,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
+            advance, self._graphdef, self._params, self._weights, (), rows, idle=count, eos=eos, pad=pad
         )
         if stop is None:
             turn = onwards(turn=turn, until=max_new_tokens)
         else:
             turn = _with_stops(onwards, turn, stop, max_new_tokens)
-        tokens, lengths, ended = map(np.array, (turn.out_BG, turn.lengths_B, turn.ended_B))
+        tokens, lengths, ended = map(np.array, (turn.out_BG, turn.made_B, turn.ended_B))
         tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = pad
         return Generated(tokens, lengths, ~ended)
 
@@ -181,26 +163,8 @@ def generate(
     return Generator(graphdef, params)(prompts, features, **settings)
 
 
-class _Row(NamedTuple):
-    """What stays the same for a row while it grows."""
-
-    position_B: jax.Array  # of the last prompt token
-    segments_BS: jax.Array  # of every slot; those to come carry the segment that will be theirs
-
-
-class _Turn(NamedTuple):
-    """What the loop carries."""
-
-    made: jax.Array  # tokens generated so far
-    logits_BV: jax.Array  # scores of the next one
-    ended_B: jax.Array
-    out_BG: jax.Array
-    lengths_B: jax.Array
-    cache: KVCache | SlotCache
-
-
 @functools.partial(jax.jit, static_argnames="graphdef")
-def _decoding_weights(graphdef: ModelDef, params: Params) -> DecodingWeights:
+def weights_by_slot(graphdef: ModelDef, params: Params) -> DecodingWeights:
     return decoding_weights(merge(graphdef, params).decoder)
 
 
@@ -214,8 +178,8 @@ def prefill(
     pad: int,
     *,
     by_slot: bool,
-) -> tuple[_Turn, _Row]:
-    """Runs the prompts: the state before the first generated token.
+) -> tuple[Turn, Rows]:
+    """Runs the prompts: the state before the first generated token, greedy and with room for `max_new_tokens`.
 
     `by_slot` lays the cache out as `decode_token` wants it, for a loop on CPUs. It is said rather than looked up, so
     that a computer can also compile what another one will run.
@@ -224,109 +188,53 @@ def prefill(
     tokens_BT, positions_BT, segments_BT = map(jnp.asarray, prompts)
     B, T = tokens_BT.shape
     last_B = jnp.sum(segments_BT > 0, 1) - 1
-    # All rows write their k-th answer token to slot T + k: padding in between is never looked at, and places in the
-    # sequence are told by positions, not slots.
-    segment_B1 = jnp.take_along_axis(segments_BT, last_B[:, None], 1)
-    segments_BS = jnp.concatenate([segments_BT, jnp.broadcast_to(segment_B1, (B, max_new_tokens))], 1)
     if features_BMND is not None:
         features_BMND = features_BMND.astype(jnp.float32)
+    mask_BTT = attention_mask(segments_BT)
+    mask_BTS = jnp.pad(mask_BTT, ((0, 0), (0, 0), (0, max_new_tokens)))
     h_BTE, cache = model.decoder(
         model.embed(tokens_BT, features_BMND),
         positions_BT,
-        attention_mask(segments_BS, start=0, queries=T),
+        mask_BTS,
         KVCache.zeros(model.config.decoder, B, T + max_new_tokens),
         0,
     )
     h_B1E = jnp.take_along_axis(h_BTE, last_B[:, None, None], 1)
-    turn = _Turn(
+    turn = Turn(
         jnp.int32(0),
+        jnp.zeros(B, jnp.int32),
         model.logits(h_B1E)[:, 0],
+        jnp.ones(B, bool),
         jnp.zeros(B, bool),
         jnp.full((B, max_new_tokens), pad, jnp.int32),
-        jnp.zeros(B, jnp.int32),
+        (),
         SlotCache.of(cache) if by_slot else cache,
     )
-    return turn, _Row(jnp.take_along_axis(positions_BT, last_B[:, None], 1)[:, 0], segments_BS)
+    rows = Rows(
+        visible_BP=jnp.take_along_axis(mask_BTT, last_B[:, None, None], 1)[:, 0],
+        position_B=jnp.take_along_axis(positions_BT, last_B[:, None], 1)[:, 0],
+        room_B=jnp.full(B, max_new_tokens, jnp.int32),
+        temperature_B=jnp.zeros(B, jnp.float32),
+        top_p_B=jnp.ones(B, jnp.float32),
+        seed_B=jnp.zeros(B, jnp.uint32),
+        stream_B=jnp.arange(B, dtype=jnp.uint32),
+        form_B=jnp.zeros(B, jnp.int32),
+    )
+    return turn, rows
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "eos", "pad", "temperature", "top_p"), donate_argnames="turn")
-def advance(
-    graphdef: ModelDef,
-    params: Params,
-    weights: DecodingWeights | None,
-    row: _Row,
-    turn: _Turn,
-    *,
-    until: jax.Array | int,
-    seed: jax.Array,
-    eos: int,
-    pad: int,
-    temperature: float,
-    top_p: float,
-) -> _Turn:
-    """Generates until every row has ended or `until` tokens are made; can be called again to go on.
-
-    `weights` are given if and only if the cache is laid out by slot.
-    """
-    model: ExpLLM = merge(graphdef, params)
-    prompt_tokens = row.segments_BS.shape[1] - turn.out_BG.shape[1]
-
-    def unfinished(turn: _Turn) -> jax.Array:
-        return (turn.made < until) & ~jnp.all(turn.ended_B)
-
-    def next_scores(token_B: jax.Array, turn: _Turn) -> tuple[jax.Array, KVCache | SlotCache]:
-        slot, position_B = prompt_tokens + turn.made, row.position_B + 1 + turn.made
-        mask_B1S = attention_mask(row.segments_BS, start=slot, queries=1)
-        x_B1E = model.decoder.embed(token_B[:, None])
-        if weights is not None:
-            config = model.config.decoder
-            return decode_token(config, weights, x_B1E[:, 0], position_B, mask_B1S[:, 0], turn.cache, slot)
-        h_B1E, cache = model.decoder(x_B1E, position_B[:, None], mask_B1S, turn.cache, slot)
-        return model.logits(h_B1E)[:, 0], cache
-
-    def one_more(turn: _Turn) -> _Turn:
-        key = jax.random.fold_in(jax.random.key(seed), turn.made)
-        token_B = jnp.where(turn.ended_B, pad, _choose(turn.logits_BV, key, temperature, top_p))
-        logits_BV, cache = next_scores(token_B, turn)
-        return _Turn(
-            turn.made + 1,
-            logits_BV,
-            turn.ended_B | (token_B == eos),
-            turn.out_BG.at[:, turn.made].set(token_B),
-            turn.lengths_B + ~turn.ended_B,
-            cache,
-        )
-
-    return jax.lax.while_loop(unfinished, one_more, turn)
-
-
-def _with_stops(onwards: Callable[..., _Turn], turn: _Turn, stop: Stop, most: int) -> _Turn:
+def _with_stops(onwards: Callable[..., Turn], turn: Turn, stop: Stop, most: int) -> Turn:
     """Advances in stretches, after each of which rows that now hold a stop text are ended where it is complete."""
     looked = 0
-    while looked < most and not bool(jnp.all(turn.ended_B)):
-        before = np.asarray(turn.ended_B)  # the turn itself is donated
+    while looked < most and bool(jnp.any(turn.running_B)):
+        before = np.asarray(turn.running_B)  # the turn itself is donated
         until = min(most, looked + stop.every)
         turn = onwards(turn=turn, until=until)
-        tokens, lengths, ended = map(np.array, (turn.out_BG, turn.lengths_B, turn.ended_B))
-        for row in np.flatnonzero(~before):
+        tokens, lengths, running, ended = map(np.array, (turn.out_BG, turn.made_B, turn.running_B, turn.ended_B))
+        for row in np.flatnonzero(before):
             end = stop.end(tokens[row, : lengths[row]].tolist(), looked)
             if end is not None:
-                lengths[row], ended[row] = end, True
-        turn = turn._replace(lengths_B=jnp.asarray(lengths), ended_B=jnp.asarray(ended))
+                lengths[row], running[row], ended[row] = end, False, True
+        turn = turn._replace(made_B=jnp.asarray(lengths), running_B=jnp.asarray(running), ended_B=jnp.asarray(ended))
         looked = until
     return turn
-
-
-def _choose(logits_BV: jax.Array, key: jax.Array, temperature: float, top_p: float) -> jax.Array:
-    """The next token of every row, int32 [B]."""
-    if temperature == 0:
-        return jnp.argmax(logits_BV, -1).astype(jnp.int32)
-    logits_BV = logits_BV / temperature
-    if top_p < 1:
-        # Nucleus sampling (Holtzman et al., 2020): a token stays if those more probable have less than top_p together.
-        order_BV = jnp.argsort(-logits_BV, -1)
-        sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, -1))
-        kept_BV = jnp.cumsum(sorted_BV, -1) - sorted_BV < top_p
-        kept_BV = jnp.put_along_axis(jnp.zeros_like(kept_BV), order_BV, kept_BV, -1, inplace=False)
-        logits_BV = jnp.where(kept_BV, logits_BV, -jnp.inf)
-    return jax.random.categorical(key, logits_BV).astype(jnp.int32)

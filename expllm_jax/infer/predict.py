@@ -1,65 +1,40 @@
-"""Answers about pictures: the label in one word, and the three-part text, each asked for on its own."""
+"""Answers about pictures, from a trained model: see `infer.orders` for what is asked."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from expllm_jax.cot import ParsedCot, UnparsableAnswer, parse_cot, parse_label, stated_units
 from expllm_jax.errors import ExpllmError
-from expllm_jax.faces import vocabulary
+from expllm_jax.infer.answering import Answering, Limits
+from expllm_jax.infer.constraint import compile_constraint
+from expllm_jax.infer.conversations import (
+    Answer,
+    Conversations,
+    PredictConfig,
+    Talk,
+    label_weighing,
+    parsed_reply,
+    shares,
+)
 from expllm_jax.infer.face_boxes import FaceBox
-from expllm_jax.infer.generate import GREEDY, Generated, Generator, Prompts, SamplingConfig
+from expllm_jax.infer.picture_store import FeaturesOf
+from expllm_jax.infer.requests import Reply, Request, Weighing
+from expllm_jax.infer.row_pool import LoopModel
 from expllm_jax.infer.run_files import ModelFiles, read_model_files, read_run_params
 from expllm_jax.models import ModelDef, Params, abstract, merge, merged
-from expllm_jax.records import EncodedRow, Round, decode_answer, normalise, prepared_pixels, seen_picture
+from expllm_jax.parallel import make_mesh, shard_params
+from expllm_jax.records import normalise, prepared_pixels, seen_picture
 
 T = TypeVar("T")
-
-RETRY_TEMPERATURE = 0.7
-"""At which an answer is sampled after a greedy one did not parse."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the model said about one picture, as generated and as parsed strictly."""
-
-    picture: str  # path or name
-    label_text: str  # answer to the label question, as generated
-    label: str | None  # the label it is; None if it is none
-    label_failure: str | None  # why it is no label; None if it is one
-    cot_text: str  # the three-part text, as generated
-    parsed: ParsedCot | None  # its parts and statements; None if it does not keep to the form
-    cot_failure: str | None  # why it does not; None if it does
-    stated_units: Mapping[str, str | None]  # action unit → intensity band (None: no word for it), denied ones left out
-    tries: int = 1  # how often the harder of the two was asked; above 1 the first attempt did not parse
-
-    @property
-    def unparsable(self) -> str | None:
-        """Why one of the two answers could not be parsed; None if both could."""
-        return self.label_failure or self.cot_failure
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictConfig:
-    """How pictures are asked about."""
-
-    batch: int = 32  # pictures at a time; 1 or more
-    label_tokens: int = 8  # room for the label, in tokens
-    cot_tokens: int = 400  # room for the text, in tokens
-    sampling: SamplingConfig = GREEDY
-    retries: int = 3  # how often an answer that does not parse is asked for again, sampled; Answer.tries tells of it
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("label_tokens", 1), ("cot_tokens", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ExpllmError(f"{name} is {getattr(self, name)}", f"use {least} or more")
 
 
 class Predictor:
@@ -75,10 +50,21 @@ class Predictor:
 
     def __init__(self, files: ModelFiles, params: Params, config: PredictConfig | None = None) -> None:
         self.files, self.config = files, config or PredictConfig()
-        plain, self._params = merged(files.config, params)
+        plain, params = merged(files.config, params)
         self._graphdef = abstract(plain)[0]
-        self._generate = Generator(self._graphdef, self._params)
-        self._prompt = {task: files.encoder.prompt(task) for task in ("label", "cot")}
+        self._mesh = make_mesh() if jax.device_count() > 1 else None
+        self._params = params if self._mesh is None else shard_params(params, self._mesh)
+        tokenizer = files.encoder.tokenizer
+        tasks = ("label", "cot") if self.config.constrained else ()
+        with self._on_mesh():
+            self._model = LoopModel(
+                self._graphdef,
+                self._params,
+                eos=tokenizer.eos,
+                pad=tokenizer.pad,
+                constraints={task: compile_constraint(task, tokenizer, files.labels) for task in tasks},
+            )
+        self._conversations = Conversations(files, self.config)
 
     @classmethod
     def open(cls, run_dir: str | Path, config: PredictConfig | None = None, *, step: int | None = None) -> Predictor:
@@ -96,6 +82,7 @@ class Predictor:
         face_boxes: Sequence[FaceBox] = (),
         cropped: bool = False,
         report: Callable[[int], None] | None = None,
+        done: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """Answers about picture files, in order, of which the model sees what it saw of such files in training. All are
         read before the first is asked about.
@@ -104,7 +91,8 @@ class Predictor:
           pictures: paths.
           face_boxes: (x, y, width, height) of the face in every picture, for a model that learnt from face crops.
           cropped: the pictures are such crops already.
-          report: is told after every batch how many pictures are done.
+          report: is told after every picture how many are done.
+          done: is told the place and the answer of every picture as it is done, in whatever order that is.
 
         Raises:
           ExpllmError: a picture cannot be read, or where its face is has to be known and is not.
@@ -118,17 +106,22 @@ class Predictor:
             prepared_pixels(picture, encoding, size, face_box=face_box, cropped=cropped)
             for picture, face_box in zip(pictures, face_boxes or [()] * len(pictures), strict=True)
         ]
-        return self._answer_pixels(pixels, [str(picture) for picture in pictures], report)
+        return self._answer_pixels(pixels, [str(picture) for picture in pictures], report=report, done=done)
 
     def answer_stored(
-        self, contents: Sequence[bytes], names: Sequence[str], *, report: Callable[[int], None] | None = None
+        self,
+        contents: Sequence[bytes],
+        names: Sequence[str],
+        *,
+        report: Callable[[int], None] | None = None,
+        done: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """Answers about the pictures of records that were encoded as those that the model learnt from.
 
         Args:
           contents: `Record.picture` of each.
           names: what `Answer.picture` says, one per picture.
-          report: see `answer`.
+          report, done: see `answer`.
 
         Raises:
           ExpllmError: a picture cannot be read.
@@ -138,168 +131,154 @@ class Predictor:
             seen_picture(content, size, encoding.resize, name=name)
             for content, name in zip(contents, names, strict=True)
         ]
-        return self._answer_pixels(pixels, names, report)
+        return self._answer_pixels(pixels, names, report=report, done=done)
 
     def answer_features(
-        self, features_RND: np.ndarray, names: Sequence[str], *, report: Callable[[int], None] | None = None
+        self,
+        features_RND: np.ndarray,
+        names: Sequence[str],
+        *,
+        report: Callable[[int], None] | None = None,
+        done: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """Answers about pictures whose tower features are known already (`train.extract_features`).
 
         Args:
           features_RND: one block per picture.
           names: what `Answer.picture` says, one per picture.
-          report: see `answer`.
+          report, done: see `answer`.
         """
         if len(features_RND) != len(names):
             raise ExpllmError(f"{len(features_RND)} features but {len(names)} names", "give one name per picture")
-        batch = self.config.batch
-        chunks = (_filled(features_RND[start : start + batch], batch) for start in range(0, len(names), batch))
-        return self._answer_all(list(names), chunks, report)
+        return self._answer_all(names, lambda pictures: features_RND[np.asarray(pictures)], report=report, done=done)
 
     def encode(self, pixels_BHWC: np.ndarray | jax.Array) -> jax.Array:
         """Normalised pixels -> the tower's features [B, N, D]."""
-        return _encode(self._graphdef, self._params, pixels_BHWC)
+        with self._on_mesh():
+            return _encode(self._graphdef, self._params, pixels_BHWC)
 
-    def _answer_pixels(
-        self, pixels: Sequence[np.ndarray], names: Sequence[str], report: Callable[[int], None] | None
-    ) -> list[Answer]:
+    def _answer_pixels(self, pixels: Sequence[np.ndarray], names: Sequence[str], **told: Any) -> list[Answer]:
         """`pixels` are uint8 [size, size, 3], one per name."""
 
-        def features() -> Iterator[jax.Array]:
-            for start in range(0, len(pixels), self.config.batch):
-                chunk = np.stack(pixels[start : start + self.config.batch])
-                yield self.encode(normalise(_filled(chunk, self.config.batch), self.files.pictures.normalisation))
+        def features_of(pictures: Sequence[int]) -> jax.Array:
+            chosen = np.stack([pixels[picture] for picture in pictures])
+            return self.encode(normalise(chosen, self.files.pictures.normalisation))
 
-        return self._answer_all(list(names), features(), report)
+        return self._answer_all(names, features_of, **told)
 
     def _answer_all(
-        self, names: list[str], features: Iterable[np.ndarray | jax.Array], report: Callable[[int], None] | None
-    ) -> list[Answer]:
-        answers: list[Answer] = []
-        for features_BND in features:
-            chunk = names[len(answers) : len(answers) + self.config.batch]
-            answers += self._answer_batch(chunk, features_BND)
-            if report is not None:
-                report(len(answers))
-        return answers
-
-    def _answer_batch(self, names: list[str], features_BND: np.ndarray | jax.Array) -> list[Answer]:
-        """`names` may be fewer than the rows of the features, which are filled up to a size compiled before."""
-        rows = len(features_BND)
-        units, allowed = vocabulary(self.files.vocabulary), self.files.labels
-        labels = self._ask_strictly(
-            [self._prompt["label"]] * rows,
-            features_BND,
-            self.config.label_tokens,
-            lambda text: parse_label(text, allowed),
-            len(names),
-        )
-        prompts = [self._prompt["cot"]] * rows
-        if self.files.encoder.config.layout in ("chained", "reference"):
-            # Trained on chains, the model has only seen the text asked for after the label.
-            prompts = [
-                self.files.encoder.prompt("cot", history=[Round("label", reply.text)] if reply.text.strip() else [])
-                for reply in labels
-            ]
-        cots = self._ask_strictly(
-            prompts, features_BND, self.config.cot_tokens, lambda text: parse_cot(text, units, allowed), len(names)
-        )
-        return [
-            Answer(
-                picture=name,
-                label_text=label.text,
-                label=label.value,
-                label_failure=label.failure,
-                cot_text=cot.text,
-                parsed=cot.value,
-                cot_failure=cot.failure,
-                stated_units=stated_units(cot.text, units),
-                tries=max(label.tries, cot.tries),
-            )
-            for name, label, cot in zip(names, labels, cots, strict=False)
-        ]
-
-    def _ask_strictly(
         self,
-        prompts: list[EncodedRow],
-        features_BND: np.ndarray | jax.Array,
-        room: int,
-        parse: Callable[[str], T],
-        asked: int,
-    ) -> list[_Reply[T]]:
-        """One reply per row. Of the first `asked` rows (the rest is filling), those that do not parse are asked again.
+        names: Sequence[str],
+        features_of: FeaturesOf,
+        *,
+        report: Callable[[int], None] | None,
+        done: Callable[[int, Answer], None] | None,
+    ) -> list[Answer]:
+        finished = itertools.count(1)
 
-        Sampling, and not a looser parser, mends what greedy decoding got wrong; a row that never parses keeps its
-        first text.
+        def tell(number: int, answer: Answer) -> None:
+            if done is not None:
+                done(number, answer)
+            if report is not None:
+                report(next(finished))
+
+        talks = [(picture, self._conversations.about(picture, name)) for picture, name in enumerate(names)]
+        room = max(map(self.config.room, ("label",) if self.config.order == "label-only" else ("label", "cot")))
+        return self._hold(talks, features_of, self.config.samples * len(names), room=room, done=tell)
+
+    def generate(self, requests: Sequence[Request], features_PND: np.ndarray | jax.Array) -> list[Reply]:
+        """One reply per request, in order. A reply does not depend on the other requests.
+
+        Args:
+          requests: what is asked.
+          features_PND: tower features of the pictures that the requests number (`encode`).
+
+        Raises:
+          ExpllmError: a request names a picture or a task that is not there.
         """
-        replies = [
-            _Reply(text, *_parsed(parse, text, cut), tries=1)
-            for text, cut in self._ask(prompts, features_BND, room, self.config.sampling)
+        whole = [
+            dataclasses.replace(
+                request,
+                room=request.room or self.config.room(request.task),
+                stream=number if request.stream is None else request.stream,
+            )
+            for number, request in enumerate(requests)
         ]
-        for attempt in range(1, self.config.retries + 1):
-            failed = [row for row in range(asked) if replies[row].failure is not None]
-            if not failed:
-                break
-            filled = _filled(np.asarray(features_BND)[failed], self.config.batch)
-            again = [prompts[row] for row in failed]
-            again += again[-1:] * (len(filled) - len(failed))
-            sampling = SamplingConfig(RETRY_TEMPERATURE, 1.0, self.config.sampling.seed + attempt)
-            for row, (text, cut) in zip(failed, self._ask(again, filled, room, sampling), strict=False):
-                value, failure = _parsed(parse, text, cut)
-                first = replies[row]
-                replies[row] = (
-                    _Reply(text, value, None, attempt + 1)
-                    if failure is None
-                    else _Reply(first.text, None, first.failure, attempt + 1)
-                )
-        return replies
+        return self._replies(whole, features_PND)
 
-    def _ask(
-        self, prompts: list[EncodedRow], features_BND: np.ndarray | jax.Array, room: int, sampling: SamplingConfig
-    ) -> list[tuple[str, bool]]:
-        """(text, whether it was cut off for lack of room) of every row."""
-        tokenizer = self.files.encoder.tokenizer
-        generated: Generated = self._generate(
-            Prompts.of(prompts, tokenizer.pad),
-            features_BND,
-            max_new_tokens=room,
-            eos=tokenizer.eos,
-            pad=tokenizer.pad,
-            sampling=sampling,
-        )
+    def label_likelihoods(
+        self, requests: Sequence[Request], features_PND: np.ndarray | jax.Array
+    ) -> list[Mapping[str, float]]:
+        """For each request the allowed labels' shares of their likelihood.
+
+        Args:
+          requests: of the task "label": each label as the answer. Of the task "cot", with the whole text as `begun`:
+            each label in the place of the one that the text concludes; {} if the text does not parse.
+          features_PND: as in `generate`.
+        """
+        weighings = {}
+        for number, request in enumerate(requests):
+            value, _ = parsed_reply(self._conversations.parsers[request.task], Reply(request.begun, False, (), 0))
+            found = label_weighing(
+                request.picture, request.task, request.history, request.begun, value, self.files.labels
+            )
+            if found is not None:
+                weighings[number] = found
+        weighed = dict(zip(weighings, self._replies(list(weighings.values()), features_PND), strict=True))
         return [
-            (decode_answer(tokens[:length], tokenizer), bool(cut))
-            for tokens, length, cut in zip(generated.tokens, generated.lengths, generated.truncated, strict=True)
+            dict(zip(self.files.labels, shares(weighed[number]), strict=True)) if number in weighed else {}
+            for number in range(len(requests))
         ]
 
+    def _replies(self, questions: Sequence[Request | Weighing], features_PND: np.ndarray | jax.Array) -> list[Any]:
+        """For each question its Reply or, of a Weighing, its log-likelihoods."""
+        for question in questions:
+            if not 0 <= question.picture < len(features_PND):
+                raise ExpllmError(
+                    f"a request names picture {question.picture}, and there are {len(features_PND)} features",
+                    "give the features of every picture that is asked about",
+                )
+        if not questions:
+            return []
+        rooms = [0 if isinstance(question, Weighing) else question.room or 0 for question in questions]
+        # Long answers first, so that none is left over at the end; of equal ones those of a picture together.
+        order = sorted(range(len(questions)), key=lambda number: (-rooms[number], questions[number].picture))
+        talks = [(questions[number].picture, _one(questions[number])) for number in order]
 
-@dataclasses.dataclass(frozen=True)
-class _Reply(Generic[T]):
-    """A text, what it parses to, why it does not, and how often it was asked for."""
+        def features_of(pictures: Sequence[int]) -> np.ndarray | jax.Array:
+            return features_PND[np.asarray(pictures)]
 
-    text: str
-    value: T | None
-    failure: str | None
-    tries: int
+        replies = dict(zip(order, self._hold(talks, features_of, len(talks), room=max(rooms)), strict=True))
+        return [replies[number] for number in range(len(questions))]
+
+    def _hold(
+        self,
+        talks: Sequence[tuple[int, Talk[T]]],
+        features_of: FeaturesOf,
+        answers: int,
+        *,
+        room: int,
+        done: Callable[[int, T], None] | None = None,
+    ) -> list[T]:
+        """Holds conversations; `answers`: how many there are to write side by side at most, of up to `room` tokens."""
+        if not talks:
+            return []
+        rows = min(self.config.batch, 1 << (answers - 1).bit_length())  # few shapes are compiled
+        limits = Limits(rows, max(1, room))
+        with self._on_mesh():
+            return Answering(
+                self._model, self.files.encoder, talks, features_of, limits=limits, sampling=self.config.sampling,
+                done=done,
+            ).results()  # fmt: skip
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        """Enters the mesh that the parameters lie on, where there is more than one device."""
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
 
-def _parsed(parse: Callable[[str], T], text: str, truncated: bool) -> tuple[T | None, str | None]:
-    """(value, None) or (None, why not). A text that was cut off is not an answer, even if what there is would parse."""
-    if truncated:
-        return None, "cut off before its end"
-    try:
-        return parse(text), None
-    except UnparsableAnswer as error:
-        return None, error.reason
-
-
-def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
-    """`rows` filled up to the next power of two, at most `batch`, so that few shapes are ever compiled.
-
-    The last row is repeated: an empty picture might never find its end token, and all would wait for it.
-    """
-    count = min(batch, 1 << (len(rows) - 1).bit_length())
-    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+def _one(question: Request | Weighing) -> Talk[Any]:
+    [reply] = yield [question]
+    return reply
 
 
 @functools.partial(jax.jit, static_argnums=0)

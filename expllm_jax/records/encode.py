@@ -35,7 +35,7 @@ from expllm_jax.records.pictures import open_picture
 from expllm_jax.records.preparation import stored_picture
 from expllm_jax.records.reference import ReferenceTokenizer
 from expllm_jax.records.round_order import QUESTION_INDEX, choose_rounds
-from expllm_jax.records.rows import EncodedRow, check_kind, prompt_row, template_tokens, training_row
+from expllm_jax.records.rows import EncodedRow, answer_tokens, check_kind, prompt_row, template_tokens, training_row
 from expllm_jax.records.template_tokens import TemplateTokens
 from expllm_jax.records.tokenizers import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
@@ -213,3 +213,10 @@ class RecordEncoder:
         """See `encode_prompt`."""
         check_task(task)
         return prompt_row(task, history, self._texts, self.config.image_tokens, self.config.layout)
+
+    def answer_tokens(self, task: str, answer: str, *, history: Sequence[Round] = ()) -> list[int]:
+        """The ids of an answer (or of how it begins) as they stand behind `prompt`, without the end token.
+
+        Raises ExpllmError for an empty answer.
+        """
+        return answer_tokens(task, answer, history, self._texts, self.config.layout)

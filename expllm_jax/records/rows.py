@@ -121,6 +121,13 @@ def prompt_row(
     return _row(history, texts, image_tokens, layout, asked=task).encoded()
 
 
+def answer_tokens(task: str, answer: str, history: Sequence[Round], texts: TemplateTokens, layout: str) -> list[int]:
+    """The ids of an answer behind `prompt_row`, without its end token."""
+    row = _row([*history, Round(task, answer)], texts, 0, "chained" if layout == "branched" else layout)
+    start, end = row.answers[-1]
+    return row.tokens[start : end - 1]
+
+
 def _row(rounds: Sequence[Round], texts: TemplateTokens, image_tokens: int, layout: str, *, asked: str = "") -> _Row:
     """The row in which `rounds` have been answered and, if `asked` names a task, that is asked next."""
     if isinstance(texts, ReferenceTemplateTokens):

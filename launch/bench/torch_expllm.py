@@ -33,6 +33,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -228,6 +229,36 @@ def measure_generate(options: argparse.Namespace, device: torch.device) -> dict[
     }
 
 
+@torch.inference_mode()
+def measure_evaluate(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Time of asking one question about each of many pictures, in batches that run until their longest answer ends.
+
+    `lengths` are the answers' tokens, one per picture, in the order of the batches; adapters are folded in first.
+    """
+    model = _model(options, device).eval()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    pixels, ids = _inputs(options, model, device)
+
+    def all_pictures() -> None:
+        for start in range(0, len(options.lengths), options.batch):
+            lengths = options.lengths[start : start + options.batch]
+            x_BTE = model.embed(pixels[: len(lengths)], ids[: len(lengths)])
+            model.llm.generate(
+                inputs_embeds=x_BTE,
+                attention_mask=torch.ones(x_BTE.shape[:2], dtype=torch.long, device=device),
+                do_sample=False,
+                max_new_tokens=max(lengths),
+                min_new_tokens=max(lengths),
+                pad_token_id=0,
+            )
+
+    times = _timed(all_pictures, options, device)
+    median = statistics.median(times[options.warmup :])
+    return {"pictures_per_s": len(options.lengths) / median, **_raw(times, options)}
+
+
 class Faces(Dataset):
     """Picture files, endlessly often, as (float32 [3, 224, 224], int64 [T]): augmented pixels and a text's ids."""
 
@@ -339,13 +370,16 @@ def main() -> None:
         description=__doc__.splitlines()[0],
         epilog="example: python launch/bench/torch_expllm.py train --preset tiny --steps 3",
     )
-    parser.add_argument("what", choices=["train", "generate", "data"])
+    parser.add_argument("what", choices=["train", "generate", "evaluate", "data"])
     parser.add_argument("--preset", default="small", choices=list(PRESETS))
     parser.add_argument("--batch", type=_at_least(1), default=4)
     parser.add_argument(
         "--text-len", type=_at_least(2), default=192, help="text tokens of a row (generate: of a prompt)"
     )
     parser.add_argument("--new-tokens", type=_at_least(1), default=64, help="generate: tokens a row")
+    parser.add_argument(
+        "--lengths", type=lambda text: [int(length) for length in text.split(",")], help="evaluate: tokens per answer"
+    )
     parser.add_argument(
         "--steps", type=_at_least(1), default=5, help="calls that count; data: batches, but every picture once"
     )
@@ -363,7 +397,14 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    measure = {"train": measure_train, "generate": measure_generate, "data": measure_data}[options.what]
+    if (options.what == "evaluate") != (options.lengths is not None):
+        parser.error("evaluate needs --lengths, and nothing else takes it")
+    measure = {
+        "train": measure_train,
+        "generate": measure_generate,
+        "evaluate": measure_evaluate,
+        "data": measure_data,
+    }[options.what]
     facts = {
         "peer": "torch",
         "what": options.what,

@@ -21,13 +21,14 @@ from expllm_jax.infer import (
     PictureConfig,
     PredictConfig,
     Predictor,
+    Reply,
     annotated_face_boxes,
     export_run,
     read_model_files,
     read_run_params,
     write_model_files,
 )
-from expllm_jax.infer.predict import _parsed
+from expllm_jax.infer.conversations import parsed_reply
 from expllm_jax.models import DecoderConfig, ExpLLMConfig, LoRAConfig, abstract
 from expllm_jax.records import (
     BatchConfig,
@@ -112,7 +113,7 @@ def test_a_run_answers_about_picture_files(trained) -> None:
     done: list[int] = []
     answers = Predictor.open(run_dir, SETTINGS).answer((pictures * 3)[:7], report=done.append)
     check(answers)
-    assert done == [4, 7] and len(answers) == 7  # the second batch was filled up
+    assert done == list(range(1, 8)) and len(answers) == 7
 
 
 def test_cached_features_give_the_same_answers(trained, tmp_path: Path) -> None:
@@ -166,7 +167,12 @@ def test_a_model_of_face_crops_sees_in_use_what_it_saw_in_training(
     predictor = Predictor(read_model_files(tmp_path / "run"), tiny_model(files.config)[1], SETTINGS)
     seen = []
     monkeypatch.setattr(predictor, "encode", seen.append)
-    monkeypatch.setattr(predictor, "_answer_batch", lambda names, features: names)
+
+    def looked_at(names, features_of, **_):
+        features_of(range(len(names)))
+        return list(names)
+
+    monkeypatch.setattr(predictor, "_answer_all", looked_at)
     write_annotations(tmp_path / "annotations.jsonl", annotations)
     found = annotated_face_boxes(paths, tmp_path / "annotations.jsonl")
     assert predictor.answer(paths, face_boxes=found) == [str(path) for path in paths]
@@ -212,8 +218,8 @@ def test_a_model_that_has_not_learnt_gives_reasons_instead_of_answers(trained) -
 
 
 def test_what_is_cut_off_is_no_answer_even_if_it_would_parse() -> None:
-    assert _parsed(str.upper, "anger", False) == ("ANGER", None)
-    assert _parsed(str.upper, "anger", True) == (None, "cut off before its end")
+    assert parsed_reply(str.upper, Reply("anger", False, (), 0)) == ("ANGER", None)
+    assert parsed_reply(str.upper, Reply("anger", True, (), 0)) == (None, "cut off before its end")
 
 
 def test_model_files_come_back_as_they_were(trained, tmp_path: Path) -> None:

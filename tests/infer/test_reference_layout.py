@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.infer import ModelFiles, PictureConfig, PredictConfig, Predictor, read_model_files, write_model_files
+from expllm_jax.infer import (
+    ModelFiles,
+    PictureConfig,
+    PredictConfig,
+    Predictor,
+    answering,
+    read_model_files,
+    write_model_files,
+)
 from expllm_jax.infer.generate import Prompts, generate
+from expllm_jax.infer.requests import begun_row
 from expllm_jax.models import merge
 from expllm_jax.records import (
     ConversationTemplate,
@@ -69,22 +78,22 @@ def test_generation_goes_on_as_the_training_row_would(files, params, features) -
     assert made.tokens[:, 0].tolist() == [expected[number, len(prompt) - 1] for number, prompt in enumerate(prompts)]
 
 
-def test_the_text_is_asked_for_after_the_label(files, params, features, tmp_path) -> None:
+def test_the_text_is_asked_for_after_the_label(files, params, features, tmp_path, monkeypatch) -> None:
     write_model_files(tmp_path, files)
     reopened = read_model_files(tmp_path)
     assert reopened.encoder.tokenizer.image == files.config.image_token == files.encoder.tokenizer.vocab_size
     predictor = Predictor(reopened, params[1], PredictConfig(batch=2, label_tokens=3, cot_tokens=3, retries=0))
-    asked = []
+    asked = {"label": [], "cot": []}
 
-    def remembered(rows, *rest):
-        asked.append([row.tokens.tolist() for row in rows])
-        return answer(rows, *rest)
+    def remembered(encoder, request):
+        row, begun = begun_row(encoder, request)
+        asked[request.task].append(row.tokens.tolist())
+        return row, begun
 
-    answer, predictor._ask = predictor._ask, remembered
+    monkeypatch.setattr(answering, "begun_row", remembered)
     answers = predictor.answer_features(features, ["a", "b"])
-    labels, cots = asked
-    assert labels == [reopened.encoder.prompt("label").tokens.tolist()] * 2
-    for found, prompt in zip(answers, cots, strict=True):
+    assert asked["label"] == [reopened.encoder.prompt("label").tokens.tolist()] * 2
+    for found, prompt in zip(answers, asked["cot"], strict=True):
         history = [Round("label", found.label_text)] if found.label_text else []
         assert prompt == reopened.encoder.prompt("cot", history=history).tokens.tolist()
     assert all(found.label_text == found.label_text.strip() for found in answers)
