@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -25,6 +26,7 @@ from expllm_jax.infer.constraint import (
     start,
 )
 from expllm_jax.infer.token_automaton import UNREACHABLE
+from expllm_jax.infer.token_loop import form_behind
 from expllm_jax.records import decode_answer
 from tests.cot.plain_language import belongs
 from tests.records import conftest as trained
@@ -34,6 +36,7 @@ template, texts, tokenizer = trained.template, trained.texts, trained.tokenizer
 own_tokenizer, llama_tokenizer, bpe_tokenizer = trained.own_tokenizer, trained.llama_tokenizer, trained.bpe_tokenizer
 
 EOS = 0
+MOST, PART_TOKENS = 200, (80, 60, 50)
 OPEN = [f" {HEADINGS[0]} ", f"\n\n{HEADINGS[1]} ", f"\n\n{HEADINGS[2]} "]
 PIECES = [
     *("a", " ", "happy", "sad", "ness", "un", "not ", "no", ", ", "Sad", "\n", "é", "—"),
@@ -107,16 +110,14 @@ def _could_begin(content: bytes) -> bool:
 
 def walked(constraint: Constraint, beginnings: Sequence[tuple[int, ...]]) -> ConstraintState:
     """The state behind each beginning."""
-    state = start(constraint, len(beginnings))
-    for place in range(max(map(len, beginnings))):
-        is_longer_B = jnp.array([len(tokens) > place for tokens in beginnings])
-        token_B = jnp.array([tokens[place] if len(tokens) > place else EOS for tokens in beginnings])
-        onwards = after(constraint, state, token_B)
-        state = ConstraintState(*(jnp.where(is_longer_B, new, old) for new, old in zip(onwards, state, strict=True)))
-    return state
+    lengths = np.array([len(tokens) for tokens in beginnings])
+    tokens_BK = np.zeros((len(beginnings), max(1, lengths.max())), np.int32)
+    for row, tokens in zip(tokens_BK, beginnings, strict=True):
+        row[: len(tokens)] = tokens
+    return form_behind(constraint, tokens_BK, lengths)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     pieces=st.sets(st.sampled_from(PIECES), min_size=2, max_size=5),
     halves=st.booleans(),
@@ -158,67 +159,66 @@ def test_a_token_that_crosses_two_parts_counts_in_the_last() -> None:
     assert np.flatnonzero(allowed_tokens(constraint, state, jnp.array([9]))).tolist() == [EOS]
 
 
-def sampled(constraint: Constraint, rows: int, room: int, vocabulary: int, seed: int = 0) -> jax.Array:
-    """Int [rows, room]: tokens drawn evenly among those allowed, as by a model that knows nothing."""
+@functools.partial(jax.jit, static_argnames="rows")
+def sampled(constraint: Constraint, room: jax.Array, *, rows: int) -> jax.Array:
+    """Int [rows, MOST]: tokens drawn evenly among those allowed, as by a model that knows nothing."""
+    vocabulary = len(constraint.class_V)
 
-    def one_more(carry: tuple[ConstraintState, jax.Array], left: jax.Array):
+    def one_more(carry: tuple[ConstraintState, jax.Array], made: jax.Array):
         state, key = carry
         key, drawn = jax.random.split(key)
-        allowed_BV = allowed_tokens(constraint, state, jnp.full(rows, left))
+        allowed_BV = allowed_tokens(constraint, state, jnp.full(rows, room - made))
         scores_BV = jnp.where(allowed_BV, jax.random.normal(drawn, (rows, vocabulary)), -jnp.inf)
         token_B = jnp.argmax(scores_BV, -1)
         return (after(constraint, state, token_B), key), token_B
 
-    carry = (start(constraint, rows), jax.random.key(seed))
-    return jax.lax.scan(one_more, carry, jnp.arange(room, 0, -1))[1].T
+    return jax.lax.scan(one_more, (start(constraint, rows), jax.random.key(0)), jnp.arange(MOST))[1].T
 
 
-def test_random_answers_parse_whatever_the_room(tokenizer) -> None:
-    constraint = compile_constraint("cot", tokenizer, EXPRESSIONS, part_tokens=(40, 40, 30))
+@pytest.fixture(scope="module")
+def constraint(tokenizer) -> Constraint:
+    return compile_constraint("cot", tokenizer, EXPRESSIONS, part_tokens=PART_TOKENS)
+
+
+def test_random_answers_parse_whatever_the_room(tokenizer, constraint) -> None:
     fewest = int(fewest_tokens(constraint, start(constraint, 1))[0])
     contents = tokenizer.token_bytes()
-    draw = jax.jit(sampled, static_argnums=(1, 2, 3))
     lengths = set()
-    for room in (fewest, fewest + 1, 120):
-        for tokens in draw(constraint, 32, room, tokenizer.vocab_size).tolist():
-            assert tokenizer.eos in tokens
+    for room in (fewest, fewest + 1, MOST):
+        for tokens in sampled(constraint, room, rows=32).tolist():
+            assert tokenizer.eos in tokens[:room]
             tokens = tokens[: tokens.index(tokenizer.eos)]
             lengths.add(len(tokens))
             text = decode_answer(tokens, tokenizer)
             assert b"".join(contents[token] for token in tokens).decode() == " " + text
             assert parse_cot(text, allowed=EXPRESSIONS) and belongs(text, EXPRESSIONS)
-            parts = [0, 0, 0]
-            for end in range(1, len(tokens) + 1):
-                written = b"".join(contents[token] for token in tokens[:end])
-                parts[(written.count(b"\n") + 1) // 2] += 1
-            assert parts[0] <= 40 and parts[1] <= 40 and parts[2] <= 30
+            parts, ends = [0, 0, 0], 0
+            for token in tokens:
+                ends += contents[token].count(b"\n")
+                parts[(ends + 1) // 2] += 1
+            assert all(count <= limit for count, limit in zip(parts, PART_TOKENS, strict=True))
     assert min(lengths) == fewest - 1 and max(lengths) > fewest + 20
 
 
-def test_random_labels_are_labels(tokenizer) -> None:
-    constraint = compile_constraint("label", tokenizer, BASIC_7)
-    drawn = jax.jit(sampled, static_argnums=(1, 2, 3))(constraint, 64, 14, tokenizer.vocab_size)
-    assert {parse_label(decode_answer(tokens, tokenizer), BASIC_7) for tokens in drawn.tolist()} == set(BASIC_7)
+def test_random_labels_are_labels(own_tokenizer) -> None:
+    constraint = compile_constraint("label", own_tokenizer, BASIC_7)
+    drawn = sampled(constraint, 14, rows=64)
+    assert {parse_label(decode_answer(tokens, own_tokenizer), BASIC_7) for tokens in drawn.tolist()} == set(BASIC_7)
 
 
-def test_a_texts_own_tokens_are_allowed(tokenizer) -> None:
+def test_a_texts_own_tokens_are_allowed(tokenizer, constraint) -> None:
     text = (
         f"{HEADINGS[0]} Strong brow lowering (AU4), 3 times; naïve 😀.\n\n{HEADINGS[1]} It hardens the gaze.\n\n"
         f"{HEADINGS[2]} The face shows anger, not more."
     )
     tokens = [*tokenizer.encode(" " + text), tokenizer.eos]
-    constraint = compile_constraint("cot", tokenizer, BASIC_7)
-    beginnings = [tuple(tokens[:end]) for end in range(len(tokens))]
-    state = walked(constraint, beginnings)
+    state = walked(constraint, [tuple(tokens[:end]) for end in range(len(tokens))])
     for left in (400, len(tokens)):
-        left_B = left - jnp.arange(len(tokens))
-        allowed_BV = np.asarray(allowed_tokens(constraint, state, left_B))
+        allowed_BV = np.asarray(allowed_tokens(constraint, state, left - jnp.arange(len(tokens))))
         assert allowed_BV[range(len(tokens)), tokens].all()
-    ends_B = allowed_BV[:, tokenizer.eos]
-    # It may end where the conclusion has named anger, between words: "anger", ",", "more", ".".
-    assert ends_B[-1] and not ends_B[: len(tokens) - 20].any()
-    for special in (tokenizer.bos, tokenizer.image):
-        assert not allowed_BV[:, special].any()
+    named = next(end for end in range(len(tokens)) if "anger" in tokenizer.decode(tokens[:end]))
+    assert not allowed_BV[:named, tokenizer.eos].any()
+    assert not allowed_BV[:, [tokenizer.bos, tokenizer.image]].any()
 
 
 def test_rows_that_are_over_or_lost_or_out_of_room_may_only_end(own_tokenizer) -> None:
