@@ -22,7 +22,7 @@ class PictureStore:
 
     Args:
       graphdef, params: of an ExpLLM without adapters.
-      prefix: a prompt; its first segment is the prefix of them all.
+      prompt: of any task; its first segment is the prefix of them all.
       image: the id of the image token.
       slots: how many pictures it holds.
       unit: a pass reads a multiple of this many.
@@ -44,7 +44,7 @@ class PictureStore:
         self._prefix = prompt.tokens[prompt.segments == 1]
         first = int(np.argmax(self._prefix == image))
         self._image = self._prefix[first:]
-        self._opening = read_opening(graphdef, params, self._prefix[:first])
+        self._opening = read_opening(graphdef, params, np.tile(self._prefix[:first], (unit, 1)))
         self.caches: KVCache = empty_store(graphdef, params, slots=slots, length=len(self._prefix))
         self._slot_of: dict[int, int] = {}  # every picture that lies here, those no longer used first
         self._users: dict[int, int] = {}

@@ -27,10 +27,12 @@ def empty_store(graphdef: ModelDef, params: Params, *, slots: int, length: int) 
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
-def read_opening(graphdef: ModelDef, params: Params, tokens_O: jax.Array) -> KVCache:
-    """Keys and values of the O tokens before the first image token, as one row."""
+def read_opening(graphdef: ModelDef, params: Params, tokens_BO: jax.Array) -> KVCache:
+    """Keys and values of the O tokens before the first image token, as one row; all rows of `tokens_BO` are the same
+    (more than one only to be shared out over devices)."""
     model: ExpLLM = merge(graphdef, params)
-    return _read_on(model, model.decoder.embed(tokens_O[None]), None, None)[1]
+    _, found = _read_on(model, model.decoder.embed(tokens_BO), None, None)
+    return jax.tree.map(lambda x: x[:, :1], found)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="store")
