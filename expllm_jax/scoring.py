@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from expllm_jax.cot import PROTOCOLS
+from expllm_jax.cot import PROTOCOLS, UnparsableAnswer, read_label
 from expllm_jax.errors import ExpllmError
-from expllm_jax.evaluate import EvaluatedFace, Interval, Scores, bootstrap, cluster_totals, score, score_units, wilson
+from expllm_jax.evaluate import EvaluatedFace, Interval, Scores, score, score_units, wilson
 from expllm_jax.evaluate.answer_files import answer_line
 from expllm_jax.evaluate.explanations import (
     ExplanationScores,
@@ -27,13 +25,10 @@ from expllm_jax.evaluate.explanations import (
     learnt_verifier,
     prototype_verifier,
 )
+from expllm_jax.evaluate.label_order import check_label_order
+from expllm_jax.evaluate.label_scores import label_intervals
 from expllm_jax.evaluate.predictions import Predictions, Truth, Unfit, read_predictions, read_truth
-from expllm_jax.evaluate.scores import (
-    accuracy,
-    confusion_per_picture,
-    macro_f1,
-    unweighted_average_recall,
-)
+from expllm_jax.evaluate.strata import STRATA, UNKNOWN, score_strata
 from expllm_jax.evaluate.text_overlap import Told, corrected_rege, published_rege, rouge_l
 from expllm_jax.evaluate.text_units import mentioned_units, unit_f1
 from expllm_jax.faces import FACS, Vocabulary, read_annotations
@@ -41,6 +36,8 @@ from expllm_jax.faces.unit_sets import FABA_12
 from expllm_jax.files import write_whole
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.json"
+
+STRATUM_KEYS = dict(zip((*STRATA, UNKNOWN), ("weak", "middle", "strong", "unknown"), strict=True))
 
 Value = float | int | str | None
 
@@ -100,10 +97,17 @@ def score_file(
         "truth_without_label": len(truth.unlabelled),
         "bootstrap_seed": seed,
         **chosen.unfit.counts(),
-        **_labels(faces, truth.allowed, seed),
+        **{
+            key: value
+            for name, found in label_intervals(faces, truth.allowed, seed=seed).items()
+            for key, value in _with_interval(name, found).items()
+        },
         **_usable(faces),
         **_readings(read, truth.allowed),
     }
+    if any(face.units for face in faces):
+        values |= _strata(faces, truth.allowed, vocabulary, seed)
+    values["label_order_warning"] = check_label_order(faces, truth.allowed).warning
     for row in labels.per_class:
         low, high = wilson(int(round(row.recall * row.n)) if row.n else 0, row.n)
         values |= {f"recall_{row.name}": row.recall, f"recall_{row.name}_low": low, f"recall_{row.name}_high": high}
@@ -111,11 +115,12 @@ def score_file(
     if any(face.cot is not None for face in faces):
         if any(face.units for face in faces):
             values |= _units(faces, vocabulary)
-        values |= _overlap(faces, read, truth)
+        values |= _overlap(faces, read[True].faces, truth)
         verifier = _verifier(verifier_texts, truth, vocabulary)
-        values |= explanation_values(verified(faces, verifier, seed=seed))
-        values["verifier_fingerprint"] = verifier.fingerprint
-        values["verifier_on_references"] = _on_references(truth, verifier)
+        if verifier is not None:
+            values |= explanation_values(verified(faces, verifier, seed=seed))
+            values["verifier_fingerprint"] = verifier.fingerprint
+            values["verifier_on_references"] = _on_references(truth, verifier)
     plain = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
     return Scored(plain, labels, chosen.unfit, faces, truth)
 
@@ -143,19 +148,18 @@ def explanation_values(found: ExplanationScores) -> dict[str, Value]:
     return values | {f"right_{cell}": count for cell, count in found.cells.items()}
 
 
-def _labels(faces: Sequence[EvaluatedFace], classes: Sequence[str], seed: int) -> dict[str, Value]:
-    confusion_PCX = confusion_per_picture(
-        [face.expression for face in faces], [face.predicted for face in faces], classes
-    )
-    totals = cluster_totals([face.identity for face in faces], confusion_PCX.reshape(len(faces), -1))
-    shape = (len(classes), len(classes) + 1)
-    statistics: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "accuracy": accuracy, "uar": unweighted_average_recall, "macro_f1": macro_f1,
-    }  # fmt: skip
+def _strata(
+    faces: Sequence[EvaluatedFace], classes: Sequence[str], vocabulary: Vocabulary, seed: int
+) -> dict[str, Value]:
+    """Accuracy, UAR, macro-F1 and unit F1 by the face's strongest unit: keys end in weak, middle, strong or unknown."""
     values: dict[str, Value] = {}
-    for name, statistic in statistics.items():
-        found = bootstrap(totals, lambda sums, s=statistic: s(sums.reshape(*sums.shape[:-1], *shape)), seed=seed)
-        values |= _with_interval(name, found)
+    for stratum in score_strata(faces, classes, seed=seed, vocabulary=vocabulary):
+        name = STRATUM_KEYS[stratum.name]
+        values[f"n_{name}"] = stratum.n
+        for metric, interval in stratum.labels.items():
+            values |= _with_interval(f"{metric}_{name}", interval)
+        if stratum.units is not None:
+            values[f"unit_f1_{name}"] = stratum.units.f1
     return values
 
 
@@ -186,13 +190,15 @@ def _readings(read: dict[bool, Predictions], classes: Sequence[str]) -> dict[str
 def _units(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary) -> dict[str, Value]:
     """Unit scores of the texts: ours, with denials understood, and as published evaluators count."""
     ours = score_units(faces, vocabulary)
-    names = ("f1", "precision", "recall", "f1_label_only", "added_gap", "dropped_gap")
+    names = ("f1", "precision", "recall")
     values: dict[str, Value] = {f"unit_{name}": getattr(ours, name) for name in names}
     values |= {name: getattr(ours, name) for name in ("hallucinated", "omitted", "band_exact", "band_within_one")}
     if vocabulary.name == FACS.name:
         truth = [face.units for face in faces]
         mentioned = [mentioned_units(face.cot or "") for face in faces]
         values |= {
+            # What belongs to a label is known in FACS units alone.
+            **{f"unit_{name}": getattr(ours, name) for name in ("f1_label_only", "added_gap", "dropped_gap")},
             "unit_f1_codes_faba": unit_f1(mentioned, truth, FABA_12, over="faba").mean,
             "unit_f1_codes_facial_r1": unit_f1(mentioned, truth, vocabulary.codes, over="facial-r1").mean,
             "unit_f1_mean_faba_12": unit_f1([face.credited for face in faces], truth, FABA_12).mean,
@@ -200,11 +206,16 @@ def _units(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary) -> dict[str, 
     return values
 
 
-def _overlap(faces: Sequence[EvaluatedFace], read: dict[bool, Predictions], truth: Truth) -> dict[str, Value]:
-    """ROUGE-L and both forms of REGE over the faces that have a reference text."""
+def _overlap(
+    faces: Sequence[EvaluatedFace], corrected_faces: Sequence[EvaluatedFace], truth: Truth
+) -> dict[str, Value]:
+    """ROUGE-L and both forms of REGE over the faces that have a reference text.
+
+    The published form reads labels as FABA-Bench does, whatever the protocol; the corrected one as the protocol means.
+    """
     told = [
-        Told(face.expression, reference, face.cot or "", published.predicted, corrected.predicted)
-        for face, published, corrected in zip(faces, read[False].faces, read[True].faces, strict=True)
+        Told(face.expression, reference, face.cot or "", _faba_label(face.cot or "", truth.allowed), meant.predicted)
+        for face, meant in zip(faces, corrected_faces, strict=True)
         if (reference := truth.faces[face.record].cot) is not None
     ]
     if not told:
@@ -225,10 +236,17 @@ def _overlap(faces: Sequence[EvaluatedFace], read: dict[bool, Predictions], trut
     }
 
 
-def _verifier(texts: str | Path | None, truth: Truth, vocabulary: Vocabulary) -> UnitVerifier:
-    """By prototypes, or learnt from texts of all labels that are asked for."""
+def _faba_label(text: str, allowed: Sequence[str]) -> str | None:
+    try:
+        return read_label(text, "faba", allowed)
+    except UnparsableAnswer:
+        return None
+
+
+def _verifier(texts: str | Path | None, truth: Truth, vocabulary: Vocabulary) -> UnitVerifier | None:
+    """By prototypes, or learnt from texts of all labels that are asked for; prototypes speak of FACS units alone."""
     if texts is None:
-        return prototype_verifier(truth.allowed, vocabulary)
+        return prototype_verifier(truth.allowed) if vocabulary.name == FACS.name else None
     taught = read_annotations(texts)
     asked = {face.expression for face in truth.faces.values()}
     told = {annotation.expression for annotation in taught if annotation.cot is not None}

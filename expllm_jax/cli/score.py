@@ -76,6 +76,13 @@ def _show(options: argparse.Namespace, scored: Scored) -> None:
         if f"rege_{form}" in values:
             parts = [_number(values[f"rege_{form}{part}"]) for part in ("", "_recognition", "_generation")]
             show(options, f"{f'REGE, {form}':<38}{parts[0]:>8}  = {parts[1]} + {parts[2]}")
+    for name, stratum in (("weak", "below .2"), ("middle", ".2 to .5"), ("strong", "above .5")):
+        if f"n_{name}" in values:
+            show(options, f"{f'accuracy, strongest unit {stratum}':<38}{_percent(values[f'accuracy_{name}']):>8}  "
+                          f"[{_percent(values[f'accuracy_{name}_low'])}, {_percent(values[f'accuracy_{name}_high'])}]  "
+                          f"{values[f'n_{name}']:,} faces")  # fmt: skip
+    if values["label_order_warning"]:
+        show(options, f"warning: {values['label_order_warning']}")
     if options.parser != "strict":
         show(options, f"accuracy {_percent(values['accuracy_as_published'])} as published, "
                       f"{_percent(values['accuracy_corrected'])} as meant: {values['read_otherwise']:,} answers are "

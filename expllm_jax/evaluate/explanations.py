@@ -105,14 +105,14 @@ def learnt_verifier(
     )
 
 
-def prototype_verifier(labels: Sequence[str], vocabulary: Vocabulary = FACS) -> UnitVerifier:
-    """A verifier for want of texts to learn from: each label states the units of its prototype, by the book."""
+def prototype_verifier(labels: Sequence[str]) -> UnitVerifier:
+    """A verifier for want of texts to learn from: each label states the FACS units of its prototype, by the book."""
     likely, unlikely = _BY_PROTOTYPE
     stated_LU = np.array(
-        [[likely if code in PROTOTYPES[label] else unlikely for code in vocabulary.codes] for label in labels]
+        [[likely if code in PROTOTYPES[label] else unlikely for code in FACS.codes] for label in labels]
     )
     share_LUK = np.stack([1 - stated_LU, stated_LU / 2, stated_LU / 2], axis=2)
-    return UnitVerifier("prototypes of the expressions", tuple(labels), vocabulary, np.log(share_LUK))
+    return UnitVerifier("prototypes of the expressions", tuple(labels), FACS, np.log(share_LUK))
 
 
 def _levels(stated: Mapping[str, str | None], vocabulary: Vocabulary) -> np.ndarray:

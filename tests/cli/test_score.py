@@ -59,6 +59,9 @@ def test_scores_with_what_did_not_fit(files, tmp_path):
     assert (told["eea"], told["verifier_on_references"]) == (pytest.approx(9 / 12), 1.0)
     assert (told["right_both"], told["right_label"], told["right_neither"]) == (8, 2, 1)
     assert told["rege_corrected_recognition"] == pytest.approx(1000 / 12) and told["references"] == 12
+    # FABA-Bench finds its keyword in ten texts; it stops at the one without a full stop and at the one that is missing.
+    assert told["rege_published_recognition"] == pytest.approx(1000 / 12) and told["rege_published_left_out"] == 1
+    assert (told["n_strong"], told["accuracy_strong"]) == (12, told["accuracy"]) and "n_weak" not in told
     assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["accuracy"] == told["accuracy"]
     assert len(read_answers(tmp_path / "scored" / "answers.jsonl")) == 12
 
@@ -81,6 +84,16 @@ def test_a_reading_shows_what_its_faults_come_to(files):
         expllm("score", predictions, "--truth", truth, "--parser", "unifer", "--corrected", "--json").out
     )
     assert corrected["accuracy"] == told["accuracy_corrected"] == 0.0  # no answer has the tag
+
+
+def test_labels_of_another_order_are_pointed_out(tmp_path):
+    labels = ["Happiness", "Anger", "Surprise", "Fear"] * 12
+    write_annotations(tmp_path / "truth.jsonl", [Annotation(f"{n}.png", label) for n, label in enumerate(labels)])
+    swapped = {"Happiness": "Anger", "Anger": "Happiness"}
+    lines = [{"picture": f"{n}.png", "label": swapped.get(label, label)} for n, label in enumerate(labels)]
+    (tmp_path / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    outcome = expllm("score", tmp_path / "predictions.jsonl", "--truth", tmp_path / "truth.jsonl")
+    assert "warning: The labels look as if numbered in another order" in outcome.out
 
 
 def test_what_cannot_be_scored_is_refused(files, tmp_path):
