@@ -8,6 +8,7 @@ Shape letters: P pictures, C classes; a confusion matrix is [C true, C+1 predict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from expllm_jax.errors import ExpllmError
+from expllm_jax.evaluate.bootstrap import Interval, cluster_totals, clustered_wilson
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.faces import BASIC_7
 
@@ -159,3 +161,23 @@ def conclusion_accuracy(faces: Sequence[EvaluatedFace]) -> float:
 def conclusion_agreement(faces: Sequence[EvaluatedFace]) -> float:
     """Share of all pictures whose reasoning and label answer name the same expression; unparsable counts against."""
     return sum(face.concluded is not None and face.concluded == face.predicted for face in faces) / len(faces)
+
+
+def answer_rates(faces: Sequence[EvaluatedFace]) -> dict[str, Interval]:
+    """How often answers were unusable: `unparsable_label`, `unparsable_cot` (of the faces asked for it), `truncated`.
+
+    Shares with Wilson's 95 % interval, clustered by identity; nan for what no face was asked for.
+    """
+    asked = {
+        "unparsable_label": [(face, face.unparsable_label) for face in faces if face.label_text is not None],
+        "unparsable_cot": [(face, face.unparsable_cot) for face in faces if face.cot is not None],
+        "truncated": [(face, face.truncated) for face in faces],
+    }
+    rates = {}
+    for name, found in asked.items():
+        if found:
+            totals_G2 = cluster_totals([face.identity for face, _ in found], np.array([[hit, 1] for _, hit in found]))
+            rates[name] = clustered_wilson(totals_G2[:, 0], totals_G2[:, 1])
+        else:
+            rates[name] = Interval(math.nan, math.nan, math.nan)
+    return rates

@@ -19,15 +19,17 @@ Shape letters: P pictures, U units, S strata, K counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from expllm_jax.cot import STATED_FROM, band_of
+from expllm_jax.cot import BANDS, STATED_FROM, band_of
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.scores import ratio
+from expllm_jax.evaluate.unit_values import icc_3_1
 from expllm_jax.faces import FACS, PROTOTYPES, Vocabulary
 
 CLEARLY_PRESENT = 0.2  # true intensity from which a unit is visible enough to be asked for (the gaps' threshold)
@@ -251,4 +253,55 @@ def score_units(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) -
             )
             for u in np.flatnonzero(occurs_U)
         ),
+    )
+
+
+# --- how strong ---------------------------------------------------------------------------------------------------
+
+# A word tells a range; its middle is the value it stands for with the least largest error.
+BAND_MIDDLES: tuple[float, ...] = tuple(
+    (low + high) / 2 for low, high in zip([b.low for b in BANDS], [*(b.low for b in BANDS[1:]), 1.0], strict=True)
+)
+
+
+@dataclass(frozen=True)
+class IntensityScores:
+    """How well the intensity words follow the true intensities, each word read as its band's middle; nan if undefined.
+
+    The mean absolute errors are over stated units whose truth is known and whose intensity is in words; the ICCs over
+    every picture in which the unit is known, one not stated being 0, as annotators' tables have it.
+    """
+
+    n: int  # stated units with a word and a known truth
+    wordless: int  # stated units with a known truth but no word; in no number but the ICCs' pictures, which lack them
+    mae: float
+    mae_of_true_words: float  # the error of the right words themselves: what no text with five words can beat
+    icc: float  # mean ICC(3,1) of the units that vary
+    icc_per_unit: dict[str, float]  # code → ICC(3,1); only units that vary
+
+
+def score_intensities(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) -> IntensityScores:
+    """Intensity error and agreement of a set of evaluated faces."""
+    table = unit_table(faces, vocabulary)
+    known_PU = ~np.isnan(table.intensity_PU)
+    judged_PU = table.stated_PU & known_PU
+    worded_PU = judged_PU & (table.band_PU >= 0)
+    middles = np.array(BAND_MIDDLES)
+    value_PU = np.where(table.stated_PU, middles[np.maximum(table.band_PU, 0)], 0.0)
+    truth = table.intensity_PU[worded_PU]
+    true_middle = middles[[BAND_ORDER.index(band_of(float(value))) for value in truth]] if len(truth) else truth
+    per_unit = {}
+    for unit, code in enumerate(table.codes):
+        rated = known_PU[:, unit] & (~judged_PU[:, unit] | worded_PU[:, unit])
+        true, value = table.intensity_PU[rated, unit], value_PU[rated, unit]
+        # Where a unit is never shown, an ICC would be 0 whatever is stated.
+        if len(true) > 1 and np.ptp(true) > 0:
+            per_unit[code] = icc_3_1(true, value)
+    return IntensityScores(
+        n=int(worded_PU.sum()),
+        wordless=int(judged_PU.sum() - worded_PU.sum()),
+        mae=float(np.abs(value_PU[worded_PU] - truth).mean()) if len(truth) else math.nan,
+        mae_of_true_words=float(np.abs(true_middle - truth).mean()) if len(truth) else math.nan,
+        icc=float(np.mean(list(per_unit.values()))) if per_unit else math.nan,
+        icc_per_unit=per_unit,
     )

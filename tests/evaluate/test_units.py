@@ -13,16 +13,19 @@ from expllm_jax.cot import STATED_FROM, band_of
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import score_units
 from expllm_jax.evaluate.units import (
+    BAND_MIDDLES,
     BAND_ORDER,
     added_counts,
     detection_counts,
     dropped_counts,
     gap,
     micro_f1,
+    score_intensities,
     stratified_counts,
     stratified_gap,
     unit_table,
 )
+from expllm_jax.evaluate.unit_values import icc_3_1
 from expllm_jax.faces import FACS, PROTOTYPES
 
 
@@ -246,3 +249,41 @@ def test_gap_is_between_minus_one_and_one(cells):
     value = float(gap(counts))
     assert math.isnan(value) == (present == 0 or absent == 0)
     assert math.isnan(value) or -1.0 <= value <= 1.0
+
+
+# --- intensities --------------------------------------------------------------------------------------------------
+
+
+def test_words_stand_for_the_middles_of_their_bands():
+    assert BAND_MIDDLES == pytest.approx((0.03, 0.13, 0.3, 0.475, 0.775))
+    assert len(BAND_MIDDLES) == len(BAND_ORDER)
+
+
+def test_intensity_error_by_hand(make_face):
+    faces = [
+        make_face(units={"AU12": 0.7}, stated={"AU12": "moderate"}),  # said .3, and "strong" would have been .775
+        make_face(units={"AU12": 0.0}, stated={"AU12": "slight"}),  # said .13, and "minimal" would have been .03
+        make_face(units={"AU12": 0.4}, stated={"AU12": None}),
+        make_face(unknown=("AU12",), stated={"AU12": "strong"}),
+    ]
+    found = score_intensities(faces)
+    assert (found.n, found.wordless) == (2, 1)
+    assert found.mae == pytest.approx((0.4 + 0.13) / 2)
+    assert found.mae_of_true_words == pytest.approx((0.075 + 0.03) / 2)
+
+
+def test_agreement_counts_what_is_not_stated_as_absent(make_face):
+    truth, said = [0.0, 0.475, 0.775, 0.3], [0.0, 0.475, 0.775, 0.0]
+    bands = {0.475: "significant", 0.775: "strong"}
+    faces = [
+        make_face(units={"AU6": value}, stated={"AU6": bands[word]} if word else {})
+        for value, word in zip(truth, said, strict=True)
+    ]
+    found = score_intensities(faces)
+    assert found.icc_per_unit == {"AU6": pytest.approx(icc_3_1(np.array(truth), np.array(said)))}
+    assert found.icc == found.icc_per_unit["AU6"]
+
+
+def test_intensities_of_texts_that_state_nothing(make_face):
+    found = score_intensities([make_face(), make_face(cot_failure="no heading", stated={"AU6": "strong"})])
+    assert found.n == 0 and math.isnan(found.mae) and math.isnan(found.icc) and found.icc_per_unit == {}
