@@ -40,6 +40,7 @@ OUTER = {
     "data_commands",
     "demo",
     "doctor",
+    "faithfulness",
     "initial_weights",
     "stages",
     "unit_experiment",

@@ -54,7 +54,7 @@ class EditedText:
     edit: TextEdit
     code: str  # the unit whose observation is changed; "" where all are
     begun: str  # for `infer.Request.begun`
-    added: str = ""  # the unit that is named instead
+    instead: str = ""  # of a swap, the unit that is named instead; of a transplant, the expression of its donor
 
 
 class TextEditor:
@@ -144,9 +144,10 @@ class TextEditor:
         others = sorted(self._observations.keys() - {source.expression})
         if not others:
             return None
-        donors = self._observations[others[int(rng.integers(len(others)))]]
+        expression = others[int(rng.integers(len(others)))]
+        donors = self._observations[expression]
         donor = donors[int(rng.integers(len(donors)))]
-        return EditedText("transplant", "", source.text[: source.start] + donor + "\n\n")
+        return EditedText("transplant", "", source.text[: source.start] + donor + "\n\n", expression)
 
     def _checked(
         self,
@@ -155,12 +156,12 @@ class TextEditor:
         code: str,
         changed: str,
         expected: Mapping[str, str | None],
-        added: str = "",
+        instead: str = "",
     ) -> EditedText | None:
         """The edit, if the changed beginning of the text states what it is to state."""
         if _stated(find_statements(changed, self._vocabulary, source.start)) != dict(expected):
             return None
-        return EditedText(edit, code, changed + "\n\n", added)
+        return EditedText(edit, code, changed + "\n\n", instead)
 
 
 class _Source:
