@@ -129,7 +129,7 @@ def test_full_texts_have_the_length_of_the_released_ones():
 def sampled(name, number):
     """An expression and units as faces are rendered with them; of independent faces they have nothing in common."""
     rng = np.random.default_rng(number)
-    regime = (*REGIMES, INDEPENDENT)[number % 4]
+    regime = (*REGIMES, INDEPENDENT)[number % (len(REGIMES) + 1)]
     expression = EXPRESSIONS[int(rng.integers(8))]
     units = sample_units(None if regime == INDEPENDENT else expression, regime, rng)
     if name == "facs":

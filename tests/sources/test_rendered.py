@@ -268,7 +268,7 @@ def test_clean_faces_show_their_prototype_and_nothing_else():
             assert all(rendered.PRESENT_FROM <= value <= 1 for value in units.values())
 
 
-@pytest.mark.parametrize(("regime", "drop", "added"), [("mild", 0.1, 0.5), ("hard", 0.2, 1.0)])
+@pytest.mark.parametrize(("regime", "drop", "added"), [("mild", 0.1, 0.5), ("hard", 0.2, 1.0), ("loose", 0.4, 2.0)])
 def test_regimes_drop_and_add_as_often_as_they_say(regime, drop, added):
     rng = np.random.default_rng(1)
     n, dropped, extra = 3000, 0, 0

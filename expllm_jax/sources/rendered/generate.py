@@ -28,7 +28,7 @@ from expllm_jax.faces import (
 )
 from expllm_jax.sources.rendered.head import HeadModel, load_head
 from expllm_jax.sources.rendered.identity import Identity, sample_identity
-from expllm_jax.sources.rendered.regimes import REGIMES, SIDED, UNEXPRESSIVE, sample_sided, sample_units
+from expllm_jax.sources.rendered.regimes import REGIMES, SEED_ORDER, SIDED, UNEXPRESSIVE, sample_sided, sample_units
 from expllm_jax.sources.rendered.scene import Picture, Scene, gaze_units, pose_300w, render, sample_scene
 
 RENDERER_VERSION = "2"  # part of the provenance; raise it when pictures or annotations of the same seed change
@@ -122,7 +122,7 @@ class DrawnFace:
 
 def draw_face(head: HeadModel, spec: FaceSpec, seed: int) -> DrawnFace:
     """Draws person, units and scene; a pure function of its arguments."""
-    where = [*REGIMES, *UNEXPRESSIVE].index(spec.regime)
+    where = SEED_ORDER.index(spec.regime)
     which = BASIC_7.index(spec.expression) if spec.expression in BASIC_7 else 7
     rng = np.random.default_rng([seed, 3, spec.identity, where, which, spec.take, spec.split == "train"])
     if spec.regime == SIDED:

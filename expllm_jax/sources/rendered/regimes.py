@@ -1,16 +1,18 @@
-"""Which action units a rendered face shows: five regimes from textbook expressions to units sampled on their own.
+"""Which action units a rendered face shows: six regimes from textbook expressions to units sampled on their own.
 
 | regime        | each prototype unit dropped | unrelated units added (mean) |
 |---------------|-----------------------------|------------------------------|
 | `clean`       | never                       | 0                            |
 | `mild`        | with probability 0.1        | 0.5                          |
 | `hard`        | with probability 0.2        | 1.0                          |
+| `loose`       | with probability 0.4        | 2.0                          |
 | `independent` | –  (no expression)          | every unit on its own        |
 | `sided`       | –  (no expression)          | every unit and side          |
 
 `clean` faces can be told by heart once the expression is known; the other regimes cannot, which is what they are for.
-The first four show every unit alike on both sides. `sided` faces are crooked, and their jaws slide and thrust as well,
-so that all 24 FEAFA units move, left and right apart.
+Of `loose` faces reciting an expression's units says least: half of what they show has nothing to do with it.
+All but the last show every unit alike on both sides. `sided` faces are crooked, and their jaws slide and thrust as
+well, so that all 24 FEAFA units move, left and right apart.
 """
 
 from __future__ import annotations
@@ -87,12 +89,16 @@ class Regime:
 
 
 REGIMES: Mapping[str, Regime] = {
-    r.name: r for r in (Regime("clean", 0, 0), Regime("mild", 0.1, 0.5), Regime("hard", 0.2, 1.0))
+    r.name: r
+    for r in (Regime("clean", 0, 0), Regime("mild", 0.1, 0.5), Regime("hard", 0.2, 1.0), Regime("loose", 0.4, 2.0))
 }
 INDEPENDENT = "independent"
 SIDED = "sided"
 UNEXPRESSIVE: tuple[str, ...] = (INDEPENDENT, SIDED)
 """Regimes whose faces show no expression."""
+
+SEED_ORDER: tuple[str, ...] = ("clean", "mild", "hard", *UNEXPRESSIVE, "loose")
+"""Every regime, at the place that the draws of its faces are seeded with; a new one goes to the end."""
 
 _ONE_SIDED_RATE = 0.5  # of the `sided` regime: units that are weaker on one side
 _ABSENT_RATE = 0.5  # of those: absent there
