@@ -30,6 +30,7 @@ from expllm_jax.evaluate import (
 from expllm_jax.evaluate.fairness import NOTE
 from expllm_jax.evaluate.markup import percent
 from expllm_jax.evaluate.report import INTENDED, LIMITS, PROHIBITED
+from expllm_jax.faithfulness import read_faithfulness
 from expllm_jax.files import write_whole
 from expllm_jax.infer import read_model_files, read_run_params
 from expllm_jax.records import Record, RecordSource, open_records
@@ -61,6 +62,7 @@ def report_evaluation(
         faces=faces,
         views=_views(evaluation, metrics, choose_faces(faces, run.experiment.evaluation.gallery)),
         others=dict(_other_evaluations(run, folder)),
+        faithfulness=read_faithfulness(run),
         history=read_history(run.path / "metrics.jsonl"),
         bars=bars,
         commands=commands,
@@ -251,9 +253,7 @@ def _card(evaluation: Evaluation, metrics: Metrics) -> ModelCard:
                 f"asked about {entry.split}": open_records(entry.folder, entry.split).manifest.sha256
                 for entry in evaluation.entries
             },
-            f"parameters of step {step}": params_fingerprint(
-                read_run_params(run.path, read_model_files(run.path).config)[0]
-            ),
+            f"parameters of step {step}": params_fingerprint(params),
         },
         compute=list(_compute(run)),
     )

@@ -12,6 +12,7 @@ from expllm_jax.errors import ExpllmError
 if TYPE_CHECKING:
     from expllm_jax.assessment import Asking
     from expllm_jax.evaluate import Metrics
+    from expllm_jax.stages import RunFolder
 
 SAMPLING_TEMPERATURE = 0.7
 """At which several answers about one face are drawn, unless another is asked for."""
@@ -23,21 +24,36 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
     if unit_regression.is_unit_run(options.run):
         return _eval_units(options)
     run = stages.reopen_folder(options.run, say)
-    told = {}
-    for asking in _askings(options):
-        evaluation = assessment.Evaluation(run, asking, tuple(options.records), options.out and Path(options.out))
-        metrics = assessment.evaluate_run(evaluation, again=options.again, by=options.by)
-        report = reporting.report_evaluation(evaluation, metrics)
+    evaluations = [
+        assessment.Evaluation(run, asking, tuple(options.records), options.out and Path(options.out))
+        for asking in _askings(options)
+    ]
+    found = {each: assessment.evaluate_run(each, again=options.again, by=options.by) for each in evaluations}
+    told: dict[str, Any] = {each.asking.name: dict(metrics.values) for each, metrics in found.items()}
+    if options.full and not options.records:
+        told["faithfulness"] = _intervene(options, run)
+    for each, metrics in found.items():  # at the end, since each report shows the others' numbers too
+        report = reporting.report_evaluation(each, metrics)
+        show(options, f"{each.asking.name}\n")
         _show_metrics(options, metrics)
-        places = {"report": report, "model card": evaluation.folder / reporting.CARD,
-                  "metrics": evaluation.folder / assessment.METRICS, "plots": evaluation.folder / "plots"}  # fmt: skip
+        places = {"report": report, "model card": each.folder / reporting.CARD,
+                  "metrics": each.folder / assessment.METRICS, "plots": each.folder / "plots"}  # fmt: skip
         show(options, "\n" + "\n".join(f"{what:<11} {place}" for what, place in places.items()) + "\n")
-        told[asking.name] = dict(metrics.values)
     if len(told) == 1:
         return told.popitem()[1]
-    for line in reporting.orders_in_words(told):
+    for line in reporting.orders_in_words({each.asking.name: metrics.values for each, metrics in found.items()}):
         show(options, line)
     return told
+
+
+def _intervene(options: argparse.Namespace, run: RunFolder) -> dict[str, Any]:
+    from expllm_jax.evaluate.interventions import faithfulness_lines
+    from expllm_jax.faithfulness import measure_faithfulness
+
+    metrics = measure_faithfulness(run, again=options.again)
+    for line in (*faithfulness_lines(metrics), ""):
+        show(options, line)
+    return metrics
 
 
 def _askings(options: argparse.Namespace) -> list[Asking]:
@@ -45,12 +61,17 @@ def _askings(options: argparse.Namespace) -> list[Asking]:
     from expllm_jax.assessment import Asking
     from expllm_jax.infer import ORDERS
 
-    if options.out and options.order == "all":
-        raise ExpllmError("--out is one folder, and --order all writes several", "leave one of them out")
+    several = options.full or options.order == "all"
+    if options.out and several:
+        raise ExpllmError("--out is one folder, and this writes several", "leave it out, or ask in one order")
+    if options.full and (options.order != "label-first" or options.constrained or options.samples > 1):
+        raise ExpllmError("--full asks in every order already", "leave out --order, --constrained and --samples")
+    if options.full:
+        return [Asking(order, constrained) for constrained in (False, True) for order in ORDERS]
     temperature = options.temperature
     if temperature is None:
         temperature = SAMPLING_TEMPERATURE if options.samples > 1 else 0.0
-    chosen = ORDERS if options.order == "all" else (options.order,)
+    chosen = ORDERS if several else (options.order,)
     return [Asking(order, options.constrained, options.samples, temperature) for order in chosen]
 
 
@@ -88,6 +109,10 @@ def add(verbs: Any) -> None:
     evaluate.add_argument(
         "--order", choices=("label-first", "reasoning-first", "label-only", "all"), default="label-first",
         help="what is asked first and decides: the label, as the paper does, or the reasoning (default: label-first)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--full", action="store_true",
+        help="every order, free and constrained, and `expllm faithfulness`: all that the report can show",
     )  # fmt: skip
     evaluate.add_argument(
         "--constrained", action="store_true", help="let the model write only what parses; the free rate is then unknown"

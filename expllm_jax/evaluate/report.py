@@ -17,6 +17,7 @@ from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.fairness import NOTE
 from expllm_jax.evaluate.gallery import FaceView, choose_faces, face_card
 from expllm_jax.evaluate.interval_plots import plot_reliability, plot_risk_coverage
+from expllm_jax.evaluate.interventions import faithfulness_section
 from expllm_jax.evaluate.markup import percent, style, table, text, two_theme_picture
 from expllm_jax.evaluate.plots import DARK, LIGHT, plot_confusion, plot_curves, plot_units
 from expllm_jax.evaluate.summary import Metrics, SplitSummary
@@ -51,6 +52,7 @@ class ReportInput:
     faces: Sequence[EvaluatedFace]  # the gallery chooses among these; usually the main split's faces
     views: Mapping[str, FaceView] = field(default_factory=dict)  # record → what the gallery shows of it, where known
     others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # way of asking → its metrics.json
+    faithfulness: Mapping[str, Any] | None = None  # what interventions measured; None where nobody intervened
     history: Sequence[Mapping[str, float]] = ()  # rows of metrics.jsonl
     bars: Mapping[str, float] = field(default_factory=dict)  # metric key → value its goal is to reach
     real_faces: Sequence[tuple[str, str]] = ()  # rows: what was measured on photographs → the number, in words
@@ -382,6 +384,9 @@ def render_report(report: ReportInput) -> str:
         units=_units(main),
         gallery_note=text(gallery_note),
         orders=_orders(report),
+        faithfulness=""
+        if report.faithfulness is None
+        else f"<section>{faithfulness_section(report.faithfulness)}</section>",
         gallery="".join(face_card(face, report.views.get(face.record)) for face in chosen),
         limits="".join(f"<li>{text(limit)}</li>" for limit in report.limits),
         real_faces=real,

@@ -60,7 +60,7 @@ class SplitSummary:
     conclusion_agreement: float
     intensities: units.IntensityScores
     strata: Sequence[Stratum]  # by the strongest true unit
-    calibration: Calibration | None  # None where no answer has probabilities
+    calibration: Calibration | None  # None where probabilities of at least two people are not known
     fairness: Sequence[Fairness]  # by attribute; none where no attribute of the people shown is known
     label_order_warning: str  # "" where nothing is suspicious
     prompt_tokens: float  # read by the model for a face, on average
@@ -150,6 +150,7 @@ def summarise_split(
         if face.record in seen:
             raise ExpllmError(f"record {face.record!r} is twice in the split {split!r}", "evaluate each record once")
         seen.add(face.record)
+    weighed = {face.identity for face in faces if face.probabilities}
     return SplitSummary(
         split=split,
         n=len(faces),
@@ -165,7 +166,8 @@ def summarise_split(
         conclusion_agreement=scores.conclusion_agreement(faces),
         intensities=units.score_intensities(faces, vocabulary),
         strata=score_strata(faces, classes, seed=seed, resamples=resamples, vocabulary=vocabulary),
-        calibration=calibrate(faces, classes, seed=seed) if any(face.probabilities for face in faces) else None,
+        # The temperature of each half of the people is fitted on the other.
+        calibration=calibrate(faces, classes, seed=seed) if len(weighed) > 1 else None,
         fairness=[
             fairness(faces, attribute, classes, seed=seed, resamples=resamples)
             for attribute in (attributes(faces) if by is None else by)
