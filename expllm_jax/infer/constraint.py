@@ -1,6 +1,7 @@
 """Constrained decoding: only such tokens are chosen as can still end in an answer of the required form, in time.
 
-`compile_constraint` makes the tables once; `start`, `allowed_tokens` and `after` run inside the jitted loop. What is chosen among the allowed tokens until the end token is, decoded by `records.decode_answer`, a text of
+`compile_constraint` makes the tables once; `start`, `allowed_tokens` and `after` run inside the jitted loop. What is
+chosen among the allowed tokens until the end token is, decoded by `records.decode_answer`, a text of
 `cot.label_language` or `cot.cot_language`, so it always parses; and it always ends within its room.
 
 Shape letters: B rows, V vocabulary, and those of `token_automaton`.

@@ -34,9 +34,10 @@ WORDS = [
     *NEGATORS,
     *("unhappy", "sadly", "sad_", "happy1", "minor", "knot", "only", "but", "The expression is", "SAD", "No", "3", "a"),
 ]
-CONCLUSIONS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from([" ", ", ", ". ", ".", "—", "; ", "", "-", "’", "é"])), max_size=6).map(
+GAPS = [" ", ", ", ". ", ".", "—", "; ", "", "-", "’", "é"]
+CONCLUSIONS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), max_size=6).map(
     lambda pieces: "".join(word + gap for word, gap in pieces)
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -65,12 +66,23 @@ def test_white_space_other_than_spaces_and_control_characters_are_refused(charac
     assert not cot_language(BASIC_7).accepts(write_parts(f"a{character}b", "c", "anger"))
 
 
-@pytest.mark.parametrize("character", ["é", "\u07ff", "\u0800", "\ud7ff", "\ue000", "\uffff", "\U00010000", "😀", "\U0010ffff"])  # fmt: skip
+@pytest.mark.parametrize("character", "é\u07ff\u0800\ud7ff\ue000\uffff\U00010000😀\U0010ffff")
 def test_characters_of_every_length_are_known(character: str) -> None:
     assert cot_language(BASIC_7).accepts(write_parts(character, f"a {character}", "anger"))
 
 
-@pytest.mark.parametrize("content", [b"\xc0\x80", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf0\x80\x80\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xff"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xc0\x80",
+        b"\xe0\x80\x80",
+        b"\xed\xa0\x80",
+        b"\xf0\x80\x80\x80",
+        b"\xf4\x90\x80\x80",
+        b"\x80",
+        b"\xff",
+    ],
+)
 def test_bytes_that_are_no_characters_lead_nowhere(content: bytes) -> None:
     language = cot_language(BASIC_7)
     opened = language.state_after(f"{HEADINGS[0]} ")
