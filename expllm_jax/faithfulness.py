@@ -12,10 +12,11 @@ Shape letters: P faces, N vision tokens, D their width.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TextIO
 
@@ -75,7 +76,10 @@ _SAME_PICTURE = 3.0  # levels by which a picture rendered again may differ on av
 
 @dataclass(frozen=True)
 class FaithfulnessConfig:
-    """What is asked. Raises ExpllmError for what cannot be."""
+    """What is asked. Raises ExpllmError for what cannot be.
+
+    More faces or renders than before add to what was asked before; what they are does not depend on how many.
+    """
 
     kinds: tuple[str, ...] = KINDS
     split: str = ""  # of the run's test splits; "": STRICTEST_SPLIT where there is one, else the last
@@ -101,8 +105,9 @@ def measure_faithfulness(
 ) -> dict[str, Any]:
     """Intervenes on the run's held-out faces, asks its latest checkpoint again and writes what comes of it.
 
-    A measurement that was killed goes on where it was; one of other settings, or of an earlier checkpoint, is made
-    anew, as everything is with `again`.
+    What was asked before counts as well, so a measurement that was killed goes on where it was, and one that was small
+    grows. One with another split, fill or seed, or of an earlier checkpoint, is made anew, as everything is with
+    `again`.
 
     Returns what stands in metrics.json.
 
@@ -161,8 +166,7 @@ class _Measurement:
             )
         self.held_out = by_split(read_answers(answers))
         self.faces = {face.record: face for face in self.held_out[self.split]}
-        asked = {name: value for name, value in asdict(config).items() if name != "kinds"}
-        self.settings = {**asked, "split": self.split, "step": step}
+        self.settings = {"split": self.split, "fill": config.fill, "seed": config.seed, "step": step}
         self.bases: dict[str, Base] = {}
         self.outcomes: dict[tuple[str, ...], Outcome] = {}
 
@@ -239,13 +243,14 @@ class _Measurement:
 
     def _ask_bases(self, asker: _Asker, file: TextIO) -> None:
         """How sure the model was of its answers about the examined faces; of all others, what it said."""
-        pending = [record for record in self.examined if record not in self.bases]
+        pending = [record for record in self.examined
+                   if record not in self.bases or math.isnan(self.bases[record].said.probability)]  # fmt: skip
         sure = asker.certainties([self.records[r].picture for r in pending], [self.faces[r] for r in pending])
         chances = dict(zip(pending, sure, strict=True))
         for record, face in self.faces.items():
-            if record in self.bases:
+            if record in self.bases and record not in chances:
                 continue
-            label_chance, conclusion_chance = chances.get(record, (float("nan"), float("nan")))
+            label_chance, conclusion_chance = chances.get(record, (math.nan, math.nan))
             named = tuple(sorted(named_units(self.parsed[record]))) if record in self.parsed else ()
             said = Said(face.predicted, face.concluded, dict(face.credited), named, label_chance, face.cot)
             self.bases[record] = Base(record, face.identity, said, conclusion_chance)
@@ -381,11 +386,11 @@ class _Measurement:
         metrics: dict[str, Any] = {
             **self.settings,
             "people": len({face.identity for face in self.faces.values()}),
-            "examined": len(self.examined),
         }
         if by_kind["mask"]:
             metrics["mask"] = mask_rates(by_kind["mask"])
-            stated = sum(len(self.faces[record].credited) for record in self.examined)
+            covered_faces = {outcome.done.record for outcome in by_kind["mask"]}.union(self.examined)
+            stated = sum(len(self.faces[record].credited) for record in covered_faces)
             metrics["mask"]["unplaced"] = stated - metrics["mask"]["pairs"]
         if by_kind["text"]:
             metrics["text"] = text_rates(by_kind["text"])
@@ -407,9 +412,7 @@ class _Asker:
         """What is said about each picture; the probability is that of the given label."""
         answers = self.predictor.answer_stored(pictures, names)
         return [
-            _said(
-                answer.label, answer.parsed, answer.cot_text, answer.label_probabilities.get(label or "", float("nan"))
-            )
+            _said(answer.label, answer.parsed, answer.cot_text, answer.label_probabilities.get(label or "", math.nan))
             for answer, label in zip(answers, labels, strict=True)
         ]
 
@@ -423,8 +426,8 @@ class _Asker:
             asked += [Request(k, "cot", begun=face.cot or "") for k, face in enumerate(chunk)]
             shares = self.predictor.label_likelihoods(asked, features)
             for face, label, text in zip(chunk, shares, shares[len(chunk) :], strict=False):
-                found.append((label.get(face.predicted or "", float("nan")),
-                              text.get(face.concluded or "", float("nan"))))  # fmt: skip
+                found.append((label.get(face.predicted or "", math.nan),
+                              text.get(face.concluded or "", math.nan)))  # fmt: skip
         return found
 
     def rewritten(self, pictures: Sequence[bytes], begun: Sequence[str], concluded: Sequence[str | None]) -> list[Said]:
@@ -437,7 +440,7 @@ class _Asker:
         found = []
         for reply, share, before in zip(replies, shares, concluded, strict=True):
             parsed = None if reply.truncated else self._parsed(reply.text)
-            found.append(_said(None, parsed, reply.text, share.get(before or "", float("nan"))))
+            found.append(_said(None, parsed, reply.text, share.get(before or "", math.nan)))
         return found
 
     def _features(self, pictures: Sequence[bytes]) -> np.ndarray:
