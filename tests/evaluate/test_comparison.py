@@ -21,7 +21,7 @@ FAST = {"resamples": 100, "deals": 199}
 
 @pytest.fixture
 def runs(make_face):
-    """A run, one that is right about 18 more of 140 faces, and one like the first that wrote no texts and missed ten faces."""
+    """A run, one that is right about 18 more of 140 faces, and the first one without texts and its first ten faces."""
     first = [
         make_face(
             record=f"r{i}",
