@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from expllm_jax import __version__
-from expllm_jax.cli import ask, config, data, doctor, engine, evaluation, faithful, fit, runs, score, weights
+from expllm_jax.cli import ask, compare, config, data, doctor, engine, evaluation, faithful, fit, runs, score, weights
 from expllm_jax.cli.parsing import Outcome, one_line
 from expllm_jax.errors import ExpllmError
 
@@ -58,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="expllm", description="Facial expression recognition that explains itself.")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for group in (runs, evaluation, faithful, ask, score, fit, data, engine, weights, config, doctor):
+    for group in (runs, evaluation, compare, faithful, ask, score, fit, data, engine, weights, config, doctor):
         group.add(verbs)
     return parser
