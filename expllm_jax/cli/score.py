@@ -115,7 +115,7 @@ def add(verbs: Any) -> None:
         verbs, "score", _score, "score any model's predictions against annotations",
         "expllm score gpt.jsonl --truth faces/annotations.jsonl --parser strict --out runs/gpt",
     )  # fmt: skip
-    verb.add_argument("predictions", help="JSON Lines with `picture` or `id`, and `label`, `cot` or `text`")
+    verb.add_argument("predictions", help="JSON Lines with `picture`, `id` or `record`, and `label`, `cot` or `text`")
     verb.add_argument("--truth", required=True, metavar="FILE", help="annotations.jsonl with the true labels")
     verb.add_argument("--parser", choices=_PROTOCOLS, default="strict",
                       help="how labels are read; all but strict misread as published (default: strict)")  # fmt: skip

@@ -1,7 +1,7 @@
 """What any model answered, from a file, held against annotations: the same `EvaluatedFace` as for our own runs.
 
-A file has one JSON object a line (or is one list of them). Each names its face with ``picture`` or ``id``, and holds
-what the model said:
+A file has one JSON object a line (or is one list of them). Each names its face with ``picture``, ``id`` or ``record``
+(so that answers.jsonl of a run can be read by other protocols as well), and holds what the model said:
 
 =================================  ====================================================================================
 ``label`` or ``label_text``        the answer to the question for the label
@@ -40,6 +40,7 @@ from expllm_jax.faces import BASIC_7, EXPRESSIONS, FACS, Annotation, Vocabulary
 from expllm_jax.faces.annotation import iter_annotations
 from expllm_jax.sources.interchange.json_objects import Entry, read_objects
 
+NAMES = ("picture", "id", "record")
 SAID = ("label_text", "label", "cot", "text")
 GROUPS = ("gender", "race", "age_group")  # attributes that are words
 _SHOWN = 5  # places that a summary quotes
@@ -152,13 +153,15 @@ def read_predictions(
         unfit.malformed.append(error.problem)
 
     for entry in read_objects(path, malformed):
-        name = _name(entry)
-        if name is None:
-            unfit.malformed.append(f"{entry.where}: neither 'picture' nor 'id' names a face")
+        names = _names(entry)
+        if not names:
+            unfit.malformed.append(f"{entry.where}: none of {', '.join(NAMES)} names a face")
             continue
+        name = next((name for name in names if places.of(name) is not None), names[0])
         picture = places.of(name)
         if picture is None:
-            (unfit.unscored if places.is_unscored(name) else unfit.unknown).append(f"{name} ({entry.place})")
+            known = any(map(places.is_unscored, names))
+            (unfit.unscored if known else unfit.unknown).append(f"{name} ({entry.place})")
             continue
         told = _told(entry, unfit)
         if picture not in found:
@@ -286,14 +289,10 @@ def said_units(text: str, vocabulary: Vocabulary) -> dict[str, str | None]:
     return {code: stated[code] for code in vocabulary.codes if code in stated}
 
 
-def _name(entry: Entry) -> str | None:
-    for key in ("picture", "id"):
-        name = entry.value.get(key)
-        if isinstance(name, str) and name:
-            return name
-        if isinstance(name, int) and not isinstance(name, bool):
-            return str(name)
-    return None
+def _names(entry: Entry) -> list[str]:
+    """What a line calls its face; where it has several names, one that is known counts."""
+    values = [entry.value.get(key) for key in NAMES]
+    return [str(value) for value in values if value not in (None, "") and type(value) in (str, int)]
 
 
 def _told(entry: Entry, unfit: Unfit) -> dict[str, Any]:

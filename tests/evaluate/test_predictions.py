@@ -104,10 +104,19 @@ def test_a_file_name_that_two_faces_share_stands_for_none(scored):
     assert found.unfit.counts()["unknown"] == 1 and found.unfit.counts()["missing"] == 2
 
 
+def test_of_several_names_one_that_is_known_counts(scored):
+    truth = [face("a"), Annotation("q/a.png", "Fear")]
+    found = scored(truth, [{"picture": "a.png", "record": "q/a.png", "label_text": "Fear"}])
+    assert [f.predicted for f in found.faces] == [None, "Fear"] and found.unfit.counts()["unknown"] == 0
+
+
 def test_other_splits_are_not_unknown(scored):
     truth = [face("a", split="mild"), face("b", split="hard")]
     found = scored(truth, [{"picture": "p/a.png", "label": "Fear"}, {"picture": "b", "label": "Fear"}], split="mild")
-    assert len(found.faces) == 1 and found.unfit.counts()["unscored"] == 1 and found.unfit.counts()["unknown"] == 0
+    assert len(found.faces) == 1 and found.unfit.counts()["unscored"] == 1
+    lines = [{"picture": "stranger", "record": "p/b.png", "label": "Fear"}]
+    assert scored(truth, lines, split="mild").unfit.counts()["unscored"] == 1
+    assert found.unfit.counts()["unknown"] == 0
 
 
 def test_the_labels_that_may_be_given_are_those_of_the_truth(scored, tmp_path):
