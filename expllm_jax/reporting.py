@@ -74,21 +74,17 @@ def report_evaluation(
     return folder / REPORT
 
 
-def orders_in_words(told: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A table, line by line, of the numbers of several ways of asking: name -> what metrics.json holds."""
+def orders_in_words(told: Mapping[str, Metrics]) -> Iterator[str]:
+    """A table, line by line, of the numbers of several ways of asking."""
     yield f"{'asked':<28} {'accuracy [95 %]':<22} {'text agrees':>11} {'not there':>9} {'unparsable':>10} {'tokens':>7}"
-    for name, values in told.items():
-        main = values["main_split"]
-        accuracy, low, high = (values[f"accuracy_{main}{end}"] for end in ("", "_low", "_high"))
-        agrees, invented = (_share(values.get(f"{key}_{main}")) for key in ("conclusion_agreement", "hallucinated"))
+    for name, metrics in told.items():
+        main = metrics.splits[metrics.main_split]
+        agreement = main.intervals.get("conclusion_agreement")
         yield (
-            f"{name:<28} {f'{accuracy:.3f} [{low:.3f}, {high:.3f}]':<22} {agrees:>11} {invented:>9} "
-            f"{values['unparsable']:>10} {values[f'new_tokens_{main}']:>7.0f}"
+            f"{name:<28} {metrics.shown(f'accuracy_{main.split}').replace('  ', ' '):<22} "
+            f"{percent(agreement and agreement.value):>11} {percent(main.units.hallucinated):>9} "
+            f"{metrics.values['unparsable']:>10} {main.new_tokens:>7.0f}"
         )
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
 
 
 def _learnt_and_asked(evaluation: Evaluation, metrics: Metrics) -> str:

@@ -41,7 +41,7 @@ def _eval(options: argparse.Namespace) -> dict[str, Any]:
         show(options, "\n" + "\n".join(f"{what:<11} {place}" for what, place in places.items()) + "\n")
     if len(told) == 1:
         return told.popitem()[1]
-    for line in reporting.orders_in_words({each.asking.name: metrics.values for each, metrics in found.items()}):
+    for line in reporting.orders_in_words({each.asking.name: metrics for each, metrics in found.items()}):
         show(options, line)
     return told
 
