@@ -139,13 +139,12 @@ def _fits(name: str, value: object) -> bool:
         return isinstance(value, bool)
     if not isinstance(value, dict):
         return False
-    kinds: tuple[type, ...] = (int, float)
     if name == "stated":
         return all(band is None or isinstance(band, str) for band in value.values())
     if name == "groups":
         return all(isinstance(group, str) for group in value.values())
     return all(
-        isinstance(part, kinds) and not isinstance(part, bool) and math.isfinite(part) for part in value.values()
+        isinstance(part, int | float) and not isinstance(part, bool) and math.isfinite(part) for part in value.values()
     )
 
 

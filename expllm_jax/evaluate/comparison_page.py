@@ -30,7 +30,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines = [f"{comparison.split}: {_asked(comparison)}", ""]
     lines.append(f"  {'':{width}}  " + "".join(f"{name:>24}" for name in ("Accuracy", "UAR", "Macro-F1", "Unit F1")))
     for run in comparison.runs:
-        cells = (_bracketed(run.metrics[metric]) for metric in ("accuracy", "uar", "macro_f1", "unit_f1"))
+        cells = [_bracketed(run.metrics[metric]) for metric in ("accuracy", "uar", "macro_f1", "unit_f1")]
         lines.append(f"  {run.name:{width}}  " + "".join(f"{cell:>24}" for cell in cells))
     lines.append(f"\n  {'':{width}}  " + "".join(f"{name:>18}" for name in (*_RATES.values(), "tokens a face")))
     for run in comparison.runs:

@@ -35,7 +35,7 @@ def check_metrics(values: Mapping[str, Any]) -> None:
                 raise ExpllmError(f"the metric {key!r} is {value!r}, and {told}", _REMEDY)
     for key, value in values.items():
         low, high = (values.get(key + end) for end in ("_low", "_high"))
-        if None not in (value, low, high) and not low - 1e-9 <= value <= high + 1e-9:
+        if value is not None and low is not None and high is not None and not low - 1e-9 <= value <= high + 1e-9:
             raise ExpllmError(f"the metric {key!r} is {value}, outside its interval {low} to {high}", _REMEDY)
 
 
