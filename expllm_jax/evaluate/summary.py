@@ -34,6 +34,7 @@ from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.fairness import Fairness, attributes, fairness
 from expllm_jax.evaluate.label_order import check_label_order
 from expllm_jax.evaluate.label_scores import label_intervals
+from expllm_jax.evaluate.metrics_schema import check_metrics
 from expllm_jax.evaluate.strata import STRATA, UNKNOWN, Stratum, score_strata
 from expllm_jax.faces import BASIC_7, FACS, Vocabulary
 from expllm_jax.files import write_whole
@@ -280,5 +281,9 @@ def summarise(
 
 
 def write_metrics(path: str | Path, metrics: Metrics) -> Path:
-    """Writes the flat dictionary as strict JSON (null where undefined), all or nothing."""
+    """Writes the flat dictionary as strict JSON (null where undefined), all or nothing.
+
+    Raises ExpllmError for numbers that metrics_schema.json does not allow.
+    """
+    check_metrics(metrics.values)
     return write_whole(path, json.dumps(metrics.values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
