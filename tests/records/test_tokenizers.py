@@ -109,3 +109,12 @@ def test_training_refuses_what_cannot_work(texts, tmp_path):
     with pytest.raises(ExpllmError, match="cannot be written"):
         train_sentencepiece(texts, tmp_path / "file" / "a.model", 600)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize("text", ["The face shows anger.", "  two  spaces\nand a line", "naïve 😀 ▁", "<|im_end|></s>"])
+def test_token_bytes_are_what_a_text_is_made_of(tokenizer, text):
+    if isinstance(tokenizer, SentencePieceTokenizer) and "▁" in text:
+        text = text.replace("▁", "")  # SentencePiece writes spaces as this
+    contents = tokenizer.token_bytes()
+    assert b"".join(contents[token] for token in tokenizer.encode(text)).decode() == text
+    assert {contents[token] for token in (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.image)} == {b""}
