@@ -1,6 +1,10 @@
 """Answers from a trained model.
 
-`Predictor.open(run_dir).answer(pictures)` is the whole of it. `generate` is the token loop alone; `ModelFiles` and its
+`Predictor.open(run_dir).answer(pictures)` is the whole of it; `PredictConfig` says in which order label and reasoning
+are asked for (`ORDERS`), how often, and whether answers are held to their form. `Predictor.generate` and
+`label_likelihoods` answer single requests. From the inside out: `token_loop` is the loop over tokens, `reading` what is
+read before it, `row_pool` and `picture_store` keep both busy, `conversations` says what is asked about a face, and
+`answering` brings many conversations to their end. `generate` is the loop alone, for any prompts; `ModelFiles` and its
 functions say what a run folder and an export hold.
 """
 
