@@ -185,14 +185,14 @@ def _ask(evaluation: Evaluation, step: int | None) -> dict[str, list[EvaluatedFa
             waiting = [index for index in range(len(source)) if (split, source.id(index)) not in partial.faces]
             for start in range(0, len(waiting), _CHUNK):
                 records = list(_records(source, waiting[start : start + _CHUNK]))
-                answered = len(partial.faces)
-                answers = model.answer_stored(
-                    [record.picture for record in records],
-                    [record.id for record in records],
-                    report=lambda done, answered=answered: progress.update(answered + done),
+
+                def done(place: int, answer: Answer, split: str = split, records: list[Record] = records) -> None:
+                    partial.add(_evaluated(run, split, records[place], answer), step)
+                    progress.update(len(partial.faces))
+
+                model.answer_stored(
+                    [record.picture for record in records], [record.id for record in records], done=done
                 )
-                for record, answer in zip(records, answers, strict=True):
-                    partial.add(_evaluated(run, split, record, answer), step)
     progress.close()
     faces = {
         split: [partial.faces[split, source.id(index)] for index in range(len(source))]
@@ -204,8 +204,8 @@ def _ask(evaluation: Evaluation, step: int | None) -> dict[str, list[EvaluatedFa
     return faces
 
 
-_CHUNK = 256
-"""Faces asked about at a time: what a killed evaluation has to ask again, at most."""
+_CHUNK = 1024
+"""Faces whose pictures are in memory together."""
 
 
 class _Partial:
