@@ -36,7 +36,7 @@ def test_all_orders_have_folders_of_their_own_and_a_table(ours):
         assert all((face.cot is None) == (name == "label-only") for face in faces)
         assert all(face.prompt_tokens > 16 and face.new_tokens > 0 for face in faces)
         assert (folder / "report.html").stat().st_size > 10_000
-    assert told["label-only"]["unit_f1"] is None and told["label-only"]["conclusion_agreement_mild"] is None
+    assert told["label-only"]["unit_f1"] is None and "conclusion_agreement_mild" not in told["label-only"]
     shown = expllm("eval", "--run", ours, "--order", "all")
     assert "is there already" in shown.err and "reasoning-first  " in shown.out and "text agrees" in shown.out
     page = (ours / "report.html").read_text()
