@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate.bootstrap import Interval
 from expllm_jax.evaluate.calibration import CalibrationScores
-from expllm_jax.evaluate.plots import LIGHT, Theme, _figure, _finish_bars, _legend_above, _plain_axes, _png
+from expllm_jax.evaluate.plots import LIGHT, Theme, blank_figure, finish_bars, legend_above, plain_axes, png_of
 
 
 def plot_reliability(
@@ -25,7 +25,7 @@ def plot_reliability(
 
     On the diagonal, the model is right as often as it says; below it, it is too sure.
     """
-    figure = _figure(4.2, theme)
+    figure = blank_figure(4.2, theme)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=(0, (2, 2)), label="as sure as right")
     width = 1 / len(raw.bins)
@@ -60,11 +60,11 @@ def plot_reliability(
     lower.set_xlabel("confidence", color=theme.muted, fontsize=8)
     _percents(lower, "x")
     for axes in (upper, lower):
-        _plain_axes(axes, theme)
+        plain_axes(axes, theme)
         axes.grid(axis="y", color=theme.grid, linewidth=0.6)
         axes.set_axisbelow(True)
-    _legend_above(figure, upper, title, theme)
-    return _png(figure)
+    legend_above(figure, upper, title, theme)
+    return png_of(figure)
 
 
 def plot_risk_coverage(
@@ -77,7 +77,7 @@ def plot_risk_coverage(
     """
     if not runs:
         raise ExpllmError("there is no risk to draw", "give at least one run")
-    figure = _figure(2.9, theme)
+    figure = blank_figure(2.9, theme)
     axes = figure.add_subplot()
     styles = ((theme.first, "-"), (theme.second, (0, (4, 2))))
     for (name, coverage, error), (colour, dash) in zip(runs, styles, strict=False):
@@ -85,15 +85,15 @@ def plot_risk_coverage(
         axes.axhline(error[-1], color=colour, linewidth=0.7, linestyle=(0, (1, 2)))
     axes.set_xlim(0, 1.02)
     axes.set_ylim(bottom=0)
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.grid(axis="y", color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
     _percents(axes, "x")
     _percents(axes, "y")
     axes.set_xlabel("faces answered, the surest first (dotted: error if all are)", color=theme.muted, fontsize=8)
     axes.set_ylabel("wrong among them", color=theme.muted, fontsize=8)
-    _legend_above(figure, axes, title, theme)
-    return _png(figure)
+    legend_above(figure, axes, title, theme)
+    return png_of(figure)
 
 
 def plot_intervals(
@@ -121,7 +121,7 @@ def plot_intervals(
     if not rows:
         raise ExpllmError("there is no value to draw", "give at least one row")
     faint = faint or [False] * len(rows)
-    figure = _figure(0.95 + 0.3 * len(rows), theme)
+    figure = blank_figure(0.95 + 0.3 * len(rows), theme)
     axes = figure.add_subplot()
     ends = [end for _, interval in rows for end in (interval.low, interval.value, interval.high) if not math.isnan(end)]
     ends += [reference[1]] if reference else []
@@ -143,14 +143,14 @@ def plot_intervals(
         axes.text(high + 0.04 * span, place, f"{100 * interval.value:.1f}", va="center", fontsize=7.5, color=theme.ink)
     if reference:
         axes.axvline(reference[1], color=theme.second, linewidth=1.2, linestyle=(0, (3, 2)), label=reference[0])
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], color=theme.ink, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(low - 0.05 * span, high + 0.2 * span)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    _finish_bars(figure, axes, title, theme)
-    return _png(figure)
+    finish_bars(figure, axes, title, theme)
+    return png_of(figure)
 
 
 def _percents(axes: Axes, which: str) -> None:

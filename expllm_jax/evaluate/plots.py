@@ -48,20 +48,23 @@ LIGHT = Theme("#ffffff", "#1b1f24", "#59636e", "#dde2e8", "#0072b2", "#d55e00", 
 DARK = Theme("#1d2229", "#e8ecf1", "#a3adb9", "#353c46", "#56b4e9", "#e69f00", ("#232a33", "#7cc4f2"))
 
 
-def _figure(height: float, theme: Theme) -> Figure:
+def blank_figure(height: float, theme: Theme) -> Figure:
+    """An empty figure of the common width; `height` in inches."""
     figure = Figure(figsize=(WIDTH, height), dpi=_DPI, facecolor=theme.surface, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The figure as a file."""
     buffer = io.BytesIO()
     # No version or date inside: the same numbers give the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _plain_axes(axes: Axes, theme: Theme) -> None:
+def plain_axes(axes: Axes, theme: Theme) -> None:
+    """Takes off what only adds ink."""
     axes.set_facecolor(theme.surface)
     axes.tick_params(which="both", colors=theme.muted, labelsize=8, length=0)
     for side, spine in axes.spines.items():
@@ -69,14 +72,15 @@ def _plain_axes(axes: Axes, theme: Theme) -> None:
         spine.set_color(theme.grid)
 
 
-def _finish_bars(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
+def finish_bars(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
     """The grid behind the bars, and title and legend above them."""
     axes.grid(axis="x", color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend_above(figure, axes, title, theme)
+    legend_above(figure, axes, title, theme)
 
 
-def _legend_above(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
+def legend_above(figure: Figure, axes: Axes, title: str, theme: Theme) -> None:
+    """Title and legend above the plot."""
     figure.legend(
         *axes.get_legend_handles_labels(),
         fontsize=8,
@@ -101,7 +105,7 @@ def plot_confusion(scores: Scores, *, title: str = "", theme: Theme = LIGHT) -> 
     classes, counts = scores.classes, scores.confusion
     shares = np.nan_to_num(ratio(counts, counts.sum(1, keepdims=True)))
     rows, columns = counts.shape
-    figure = _figure(0.75 + 0.4 * rows, theme)
+    figure = blank_figure(0.75 + 0.4 * rows, theme)
     axes = figure.add_subplot()
     _draw_cells(axes, counts, shares, theme)
     axes.set_xticks(np.arange(columns) + 0.5, [*(name[:_SHORT] for name in classes), "unp."])
@@ -110,7 +114,7 @@ def plot_confusion(scores: Scores, *, title: str = "", theme: Theme = LIGHT) -> 
     axes.set_ylabel("true", color=theme.muted, fontsize=8)
     if title:
         axes.set_title(title, fontsize=9.5, loc="left", color=theme.ink)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, theme: Theme) -> None:
@@ -131,7 +135,7 @@ def _draw_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray, theme: Theme
             axes.text(
                 column + 0.5, row + 0.77, f"{100 * shares[row, column]:.0f} %", va="center", fontsize=6.5, **place
             )
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.spines["bottom"].set_visible(False)
     axes.invert_yaxis()
     axes.xaxis.tick_top()
@@ -186,7 +190,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], *, theme: Theme = LIGHT)
         raise ExpllmError("there is no loss to draw", "give the rows of the run's metrics.jsonl")
     rate_steps, rates = _series(history, "learning_rate")
     eval_steps, eval_losses = _series(history, "eval_loss")
-    figure = _figure(3.4 if len(rates) else 2.5, theme)
+    figure = blank_figure(3.4 if len(rates) else 2.5, theme)
     panels = figure.subplots(
         2 if len(rates) else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 1][: 1 + bool(len(rates))]
     )
@@ -214,12 +218,12 @@ def plot_curves(history: Sequence[Mapping[str, float]], *, theme: Theme = LIGHT)
         rate_axes.yaxis.set_major_locator(MaxNLocator(2))
         rate_axes.set_title("Learning rate", fontsize=8.5, loc="left", color=theme.ink)
     for axes in panels[:, 0]:
-        _plain_axes(axes, theme)
+        plain_axes(axes, theme)
         axes.grid(axis="y", color=theme.grid, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.yaxis.get_offset_text().set(color=theme.muted, fontsize=7)
     panels[-1, 0].set_xlabel("step", color=theme.muted, fontsize=8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def plot_units(rows: Sequence[UnitRow], *, title: str = "", theme: Theme = LIGHT) -> bytes:
@@ -230,7 +234,7 @@ def plot_units(rows: Sequence[UnitRow], *, title: str = "", theme: Theme = LIGHT
     shown = [row for row in rows if row.present]
     if not shown:
         raise ExpllmError("no unit is present in any picture", "draw units of pictures whose action units are known")
-    figure = _figure(1.05 + 0.33 * len(shown), theme)
+    figure = blank_figure(1.05 + 0.33 * len(shown), theme)
     axes = figure.add_subplot()
     place = np.arange(len(shown))
     present = np.array([row.stated_present for row in shown])
@@ -248,15 +252,15 @@ def plot_units(rows: Sequence[UnitRow], *, title: str = "", theme: Theme = LIGHT
                 fontsize=6,
                 color=theme.ink,
             )
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.set_yticks(
         place, [f"{FACS.unit(row.code).name} {row.code[2:]}" for row in shown], color=theme.ink, fontsize=7.5
     )
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1.08)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-    _finish_bars(figure, axes, title, theme)
-    return _png(figure)
+    finish_bars(figure, axes, title, theme)
+    return png_of(figure)
 
 
 def plot_counts(
@@ -268,7 +272,7 @@ def plot_counts(
     theme: Theme = LIGHT,
 ) -> bytes:
     """Pictures per class as PNG, beside the published numbers where there are any (None where not)."""
-    figure = _figure(1.0 + 0.36 * len(names), theme)
+    figure = blank_figure(1.0 + 0.36 * len(names), theme)
     axes = figure.add_subplot()
     place = np.arange(len(names))
     compared = any(number is not None for number in published)
@@ -284,14 +288,14 @@ def plot_counts(
                 axes.text(
                     number + 0.012 * largest, row + shift, f"{number:,}", va="center", fontsize=6.5, color=theme.ink
                 )
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.set_yticks(place, names, color=theme.ink, fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.14 * largest)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    _finish_bars(figure, axes, title, theme)
-    return _png(figure)
+    finish_bars(figure, axes, title, theme)
+    return png_of(figure)
 
 
 def plot_lengths(
@@ -306,21 +310,21 @@ def plot_lengths(
     every = [*words, *reference]
     step = max(1, math.ceil((max(every) - min(every) + 1) / 30))
     edges = np.arange(min(every), max(every) + step + 1, step) - 0.5
-    figure = _figure(2.5, theme)
+    figure = blank_figure(2.5, theme)
     axes = figure.add_subplot()
     for counts, colour, label in ((words, theme.first, "these texts"), (reference, theme.second, "reference")):
         if counts:
             weights = np.full(len(counts), 1 / len(counts))
             axes.hist(counts, edges, weights=weights, color=colour, alpha=0.25)
             axes.hist(counts, edges, weights=weights, color=colour, histtype="step", linewidth=1.4, label=label)
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.grid(axis="y", color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     axes.set_xlabel("words in a text", color=theme.muted, fontsize=8)
-    _legend_above(figure, axes, title, theme)
-    return _png(figure)
+    legend_above(figure, axes, title, theme)
+    return png_of(figure)
 
 
 def plot_shares(
@@ -335,7 +339,7 @@ def plot_shares(
     """Two shares, 0 to 1, of each of several things, as PNG bars side by side; raises ExpllmError for no things."""
     if not names:
         raise ExpllmError("there is nothing to draw", "give at least one row")
-    figure = _figure(1.05 + 0.33 * len(names), theme)
+    figure = blank_figure(1.05 + 0.33 * len(names), theme)
     axes = figure.add_subplot()
     place = np.arange(len(names))
     for shares, offset, colour, label in (
@@ -352,14 +356,14 @@ def plot_shares(
                 fontsize=6,
                 color=theme.ink,
             )
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.set_yticks(place, names, color=theme.ink, fontsize=7.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.12 * max(0.01, *first, *second))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
-    _finish_bars(figure, axes, title, theme)
-    return _png(figure)
+    finish_bars(figure, axes, title, theme)
+    return png_of(figure)
 
 
 def plot_table(
@@ -374,7 +378,7 @@ def plot_table(
 ) -> bytes:
     """Counts [R, C] as PNG: each cell has its count and its share of the row, which its colour shows too."""
     shares = np.nan_to_num(ratio(counts, counts.sum(1, keepdims=True)))
-    figure = _figure(0.75 + 0.4 * len(rows), theme)
+    figure = blank_figure(0.75 + 0.4 * len(rows), theme)
     axes = figure.add_subplot()
     _draw_cells(axes, counts, shares, theme)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
@@ -383,4 +387,4 @@ def plot_table(
     axes.set_ylabel(down, color=theme.muted, fontsize=8)
     if title:
         axes.set_title(title, fontsize=9.5, loc="left", color=theme.ink)
-    return _png(figure)
+    return png_of(figure)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from expllm_jax.errors import ExpllmError
-from expllm_jax.evaluate.plots import LIGHT, Theme, _figure, _finish_bars, _plain_axes, _png
+from expllm_jax.evaluate.plots import LIGHT, Theme, blank_figure, finish_bars, plain_axes, png_of
 from expllm_jax.faces import FACS
 
 
@@ -44,7 +44,7 @@ def _paired(
     """Two shares of each row with their intervals, and the bar that they are to reach."""
     if not rows:
         raise ExpllmError("there is nothing to draw", "intervene on at least one unit")
-    figure = _figure(1.05 + 0.33 * len(rows), theme)
+    figure = blank_figure(1.05 + 0.33 * len(rows), theme)
     axes = figure.add_subplot()
     place = np.arange(len(rows))
     for column, offset, colour in ((1, -0.19, theme.first), (2, 0.19, theme.second)):
@@ -59,10 +59,10 @@ def _paired(
             axes.text(end + 0.012, row + offset, note, va="center", fontsize=6, color=theme.ink)
     if bar is not None:
         axes.axvline(bar, color=theme.muted, linewidth=0.8, linestyle="--")
-    _plain_axes(axes, theme)
+    plain_axes(axes, theme)
     axes.set_yticks(place, [row[0] for row in rows], color=theme.ink, fontsize=7.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1.1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-    _finish_bars(figure, axes, title, theme)
-    return _png(figure)
+    finish_bars(figure, axes, title, theme)
+    return png_of(figure)
