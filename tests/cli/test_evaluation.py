@@ -87,7 +87,7 @@ def test_records_of_ones_own_are_asked_about(ours, tmp_path):
         (tmp_path / "thesis" / "thesis.tex").write_text("five years of work")
         told = expllm("eval", "--run", ours, "--order", "label-only", "--again", "--out", tmp_path / "thesis")
         assert_refused(told, "thesis", "not empty")
-        assert_refused(expllm("eval", "--run", ours, "--order", "all", "--out", tmp_path / "all"), "--order all")
+        assert_refused(expllm("eval", "--run", ours, "--order", "all", "--out", tmp_path / "all"), "--out", "several")
 
 
 def test_the_model_card_says_what_it_must(ours):
