@@ -98,6 +98,7 @@ def summary(result: DemoResult) -> str:
         "",
         "next:",
         f"  expllm predict YOUR_PICTURE.jpg --run {result.folder}",
+        f"  expllm eval --run {result.folder} --full    # every order, interventions: ten minutes",
         f"  expllm weights export --run {result.folder} --to {result.folder}-safetensors",
         "  expllm config show small    # real DINOv2-S + SmolLM2-135M: expllm demo --experiment small --out runs/small",
     ]

@@ -57,6 +57,9 @@ def unit_table(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) ->
     intensity_PU, stated_PU = np.full(shape, np.nan), np.zeros(shape, bool)
     band_PU, prototype_PU = np.full(shape, -1), np.zeros(shape, bool)
     expressions = sorted({face.expression for face in faces})
+    # Where no reasoning was asked for, nothing could be stated, and no score says anything. One that is missing among
+    # others states nothing.
+    asked = any(face.cot is not None for face in faces)
     for row, face in enumerate(faces):
         for code in (*face.units, *face.stated):
             if code not in column:
@@ -69,8 +72,7 @@ def unit_table(faces: Sequence[EvaluatedFace], vocabulary: Vocabulary = FACS) ->
                 f"record {face.record!r}: no prototype for the expression {face.expression!r}",
                 f"unit metrics know {', '.join(PROTOTYPES)}",
             )
-        # Where no reasoning was asked for, nothing could be stated: such a face is in no score.
-        for code, intensity in face.units.items() if face.cot is not None else ():
+        for code, intensity in face.units.items() if asked else ():
             intensity_PU[row, column[code]] = intensity
         for code, band in face.credited.items():
             stated_PU[row, column[code]] = True

@@ -75,9 +75,7 @@ def test_eval_tells_programs_the_metrics(run):
     assert Image.open(run / "plots" / "confusion_mild.png").size > (100, 100)
 
 
-def test_eval_tells_people_the_metrics(run, monkeypatch):
-    evaluate = assessment.evaluate_run
-    monkeypatch.setattr(assessment, "evaluate_run", lambda folder, *, overwrite: evaluate(folder))  # asks nobody again
+def test_eval_tells_people_the_metrics(run):
     text = expllm("eval", "--run", run).out
     assert "accuracy_mild" in text and "unparsable" in text and str(run / "report.html") in text
     assert [line.split()[0] for line in text.splitlines() if line.endswith("  1")] == [
@@ -90,10 +88,10 @@ def test_answers_of_an_earlier_checkpoint_are_not_taken_for_the_latest(run):
     asked = answers.read_text()
     answers.write_text(asked.replace('"step": 40', '"step": 36'))
     said: list[str] = []
-    folder = stages.reopen_folder(run, said.append)
-    assessment.evaluate_run(folder)
+    evaluation = assessment.Evaluation(stages.reopen_folder(run, said.append))
+    assessment.evaluate_run(evaluation)
     assert answers.read_text() == asked and "asking about 14 faces" in said[0]
-    assessment.evaluate_run(folder)
+    assessment.evaluate_run(evaluation)
     assert "is there already" in said[1]
 
 

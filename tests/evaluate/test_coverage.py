@@ -23,10 +23,10 @@ def bench():
 
 def test_few_people_are_covered_where_percentiles_are_not(bench):
     design = next(d for d in bench.DESIGNS if d.name == "10 people x 7")
-    found = bench.coverage(design, 500)
-    # Two standard errors of 500 studies are 2 percentage points.
+    found = bench.coverage(design, 200)
+    # Two standard errors of 200 studies are 3 percentage points.
     for metric in ("accuracy", "UAR"):
-        assert found[metric] == pytest.approx(0.95, abs=0.035)
+        assert found[metric] == pytest.approx(0.95, abs=0.04)
         assert found[f"{metric} percentile"] < found[metric] - 0.02
 
 

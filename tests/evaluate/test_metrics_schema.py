@@ -17,7 +17,12 @@ from expllm_jax.faces import BASIC_7
 
 @pytest.fixture
 def values(make_face):
-    faces = [make_face(expression=name, predicted=name, stated={"AU12": "strong"}) for name in BASIC_7]
+    sure = {name: 1.0 if name == "Fear" else 0.0 for name in BASIC_7}
+    faces = [
+        make_face(expression=name, predicted=name, stated={"AU12": "strong"}, probabilities=sure, groups={"race": race})
+        for name in BASIC_7
+        for race in ("Asian", "White")
+    ]
     return dict(summarise({"mild": faces}, resamples=20).values)
 
 
