@@ -11,5 +11,5 @@ set -euo pipefail
 
 expllm_setup "${EXPLLM_VENV:-.venv}" "${EXPLLM_LOCK:-dev}"
 cd -- "$expllm_root"
-if [ $# -eq 0 ]; then set -- -n logical; fi
+if [ $# -eq 0 ]; then set -- -n logical --dist loadgroup; fi
 exec "$expllm_root/${EXPLLM_VENV:-.venv}/bin/python" -m pytest "$@"

@@ -40,7 +40,7 @@ CONCLUSIONS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)),
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(CONCLUSIONS | st.text(ALPHABET, max_size=30), st.sampled_from(LABEL_SETS))
 def test_conclusions_are_those_of_the_plain_definition_and_parse(conclusion: str, allowed: tuple[str, ...]) -> None:
     text = write_parts("Brow lowering.", "It hardens the gaze.", conclusion)
@@ -50,7 +50,7 @@ def test_conclusions_are_those_of_the_plain_definition_and_parse(conclusion: str
         assert (parse_cot(text, allowed=allowed).expression,) == named_expressions(conclusion, allowed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=8), st.text(max_size=8), st.sampled_from(["{}", " {}", "{}\n", "\n{}", "{}\n\nThanks."]))
 def test_parts_may_hold_any_line_of_text(observations: str, interpretation: str, around: str) -> None:
     text = around.format(write_parts(observations, interpretation, "It is anger."))

@@ -118,7 +118,7 @@ PIECES = st.sampled_from(
 texts = st.one_of(st.lists(PIECES, max_size=14).map("".join), st.text(max_size=60))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(texts)
 def test_the_first_answer_is_what_one_pattern_would_find(text):
     """For short texts, where the published pattern ends in time."""
@@ -127,7 +127,7 @@ def test_the_first_answer_is_what_one_pattern_would_find(text):
         assert _tagged(text, **keywords) == (match[1].strip() if match else None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(texts, st.sampled_from(list(PROTOCOLS)), st.booleans())
 def test_whatever_is_answered_it_is_read_or_unparsable(text, protocol, corrected):
     assert read(text, protocol, corrected=corrected) in (*BASIC_7, UNPARSABLE)

@@ -117,7 +117,7 @@ def walked(constraint: Constraint, beginnings: Sequence[tuple[int, ...]]) -> Con
     return form_behind(constraint, tokens_BK, lengths)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     pieces=st.sets(st.sampled_from(PIECES), min_size=2, max_size=5),
     halves=st.booleans(),
