@@ -179,7 +179,8 @@ def _ask(evaluation: Evaluation, step: int | None) -> dict[str, list[EvaluatedFa
     run.say(f"evaluation: asking about {total:,} faces of {of}, {evaluation.asking.name}")
     if partial.faces:
         run.say(f"evaluation: {len(partial.faces):,} were answered before, going on")
-    progress = Progress(total, "answering", "faces", done=len(partial.faces))
+    before = len(partial.faces)
+    progress = Progress(total, "answering", "faces", done=before)
     with partial:
         for split, source in sources.items():
             waiting = [index for index in range(len(source)) if (split, source.id(index)) not in partial.faces]
@@ -188,6 +189,8 @@ def _ask(evaluation: Evaluation, step: int | None) -> dict[str, list[EvaluatedFa
 
                 def done(place: int, answer: Answer, split: str = split, records: list[Record] = records) -> None:
                     partial.add(_evaluated(run, split, records[place], answer), step)
+                    if len(partial.faces) == before + 1:
+                        progress.begin(len(partial.faces))  # the first answer waited for the compiler
                     progress.update(len(partial.faces))
 
                 model.answer_stored(
