@@ -228,14 +228,17 @@ def test_what_is_not_understood_is_an_error(instruction, message):
         collectives(program(lines(SHARD, odd, f"ROOT %x = {instruction}")), 8)
 
 
-def test_branches_with_collectives_are_an_error():
-    branch = "%yes (p0: bf16[512,4096]) -> bf16[4096,4096] {\n  %p0 = bf16[512,4096]{1,0} parameter(0)\n" \
-             f"  ROOT %g = {GATHER}\n}}\n"  # fmt: skip
-    body = lines(
-        SHARD, "ROOT %c = bf16[4096,4096]{1,0} conditional(%shard), true_computation=%yes, false_computation=%yes"
+def test_of_branches_the_one_that_exchanges_most_counts():
+    branches = (
+        "%much (p0: bf16[512,4096]) -> bf16[4096,4096] {\n  %p0 = bf16[512,4096]{1,0} parameter(0)\n"
+        f"  ROOT %g = {GATHER}\n}}\n\n%none (p1: bf16[512,4096]) -> bf16[4096,4096] {{\n"
+        "  %p1 = bf16[512,4096]{1,0} parameter(0)\n  ROOT %z = bf16[4096,4096]{1,0} broadcast(%p1)\n}\n"
     )
-    with pytest.raises(ExpllmError, match="branches of c"):
-        collectives(program(body, branch), 8)
+    for first, second in (("much", "none"), ("none", "much"), ("much", "much")):
+        call = f"conditional(%shard), true_computation=%{first}, false_computation=%{second}"
+        found = collectives(program(lines(SHARD, f"ROOT %c = bf16[4096,4096]{{1,0}} {call}"), branches), 8)
+        alone = collectives(program(lines(SHARD, f"ROOT %c = {GATHER.replace('%p0', '%shard')}")), 8)
+        assert [part[:-1] for part in found] == [part[:-1] for part in alone] != []  # all but where it comes from
 
 
 def test_sums_between_slices_go_through_the_hosts():
