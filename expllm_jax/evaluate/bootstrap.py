@@ -5,7 +5,7 @@ function of sums over pictures; each person is therefore one row of sums, a resa
 row, and 2,000 resamples of a metric are a few matrix products: milliseconds, not minutes.
 
 Plain percentiles are too narrow where people are few (with 20 of them, "95 %" holds the truth in 89–92 of 100 studies)
-and lie off where a metric is skewed. Both is mended here; `launch/bench/coverage.py` shows by how much.
+and lie off where a metric is skewed. Both is mended here; `launch/bench/interval_coverage.py` shows by how much.
 
 Shape letters: P pictures, G identities (clusters), D distinct rows among them, R resamples, K summed counts.
 """

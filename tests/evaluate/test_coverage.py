@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say: a small part of what launch/bench/coverage.py simulates."""
+"""Intervals hold the truth as often as they say: a small part of what launch/bench/interval_coverage.py simulates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).parents[2] / "launch" / "bench" / "coverage.py"
+BENCH = Path(__file__).parents[2] / "launch" / "bench" / "interval_coverage.py"
 
 
 @pytest.fixture(scope="module")

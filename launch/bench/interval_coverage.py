@@ -1,7 +1,7 @@
 """Do 95 % intervals hold the truth in 95 of 100 studies? Simulated studies whose truth is known, counted.
 
-    python launch/bench/coverage.py
-    python launch/bench/coverage.py --studies 400 --json
+    python launch/bench/interval_coverage.py
+    python launch/bench/interval_coverage.py --studies 400 --json
 
 A simulated study asks a model of known ability about so many people and puts our intervals around its accuracy, its UAR
 and the recall of its first class. People differ in how easy they are (a normal effect under a probit), so that pictures
