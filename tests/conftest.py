@@ -7,6 +7,7 @@ import pytest
 SHARED = {"cli"}  # folders whose files share what takes long to make
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keeps the tests of a file together, and those of some folders: what they share is then made once."""
     if not config.pluginmanager.hasplugin("xdist"):

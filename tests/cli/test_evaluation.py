@@ -44,6 +44,7 @@ def test_all_orders_have_folders_of_their_own_and_a_table(ours):
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(ours, monkeypatch):
+    assert expllm("eval", "--run", ours, "--order", "label-only").status == 0
     folder = ours / "evaluations" / "label-only"
     whole = (folder / "answers.jsonl").read_text()
     answer, asked = Predictor.answer_stored, []
