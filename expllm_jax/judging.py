@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from expllm_jax.errors import ExpllmError
 from expllm_jax.evaluate import EvaluatedFace
 from expllm_jax.evaluate.answer_files import read_answers
 from expllm_jax.evaluate.explanations import BLANK, ExplanationScores, explanation_of, explanation_scores
+from expllm_jax.evaluate.metric_values import undefined_as_none
 from expllm_jax.faces import BASIC_7, EXPRESSIONS
 from expllm_jax.files import write_whole
 from expllm_jax.scoring import explanation_values
@@ -95,7 +95,8 @@ def judge_answers(
     scores = explanation_scores(faces, named, name, seed=seed)
     values = pinned | {
         "answers": str(answers), "n": scores.n, "explanations": len(read),
-        "judge_failed": len(read) - len(replies.answered), **_plain(explanation_values(scores)), **replies.report,
+        "judge_failed": len(read) - len(replies.answered),
+        **undefined_as_none(explanation_values(scores)), **replies.report,
     }  # fmt: skip
     write_json_lines(folder / REPLIES, lines)
     write_whole(folder / METRICS, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -134,7 +135,3 @@ def _check_pinned(metrics: Path, pinned: dict[str, Any]) -> None:
             f"and is {pinned[differs[0]]!r}",
             "choose another folder, so that numbers of two judges do not mix",
         )
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}

@@ -27,8 +27,9 @@ from expllm_jax.evaluate.explanations import (
 )
 from expllm_jax.evaluate.label_order import check_label_order
 from expllm_jax.evaluate.label_scores import label_intervals
+from expllm_jax.evaluate.metric_values import undefined_as_none, with_interval
 from expllm_jax.evaluate.predictions import Predictions, Truth, Unfit, read_predictions, read_truth
-from expllm_jax.evaluate.strata import STRATA, UNKNOWN, score_strata
+from expllm_jax.evaluate.strata import STRATUM_KEYS, score_strata
 from expllm_jax.evaluate.text_overlap import Told, corrected_rege, published_rege, rouge_l
 from expllm_jax.evaluate.text_units import mentioned_units, unit_f1
 from expllm_jax.faces import FACS, Vocabulary, read_annotations
@@ -36,8 +37,6 @@ from expllm_jax.faces.unit_sets import FABA_12
 from expllm_jax.files import write_whole
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.json"
-
-STRATUM_KEYS = dict(zip((*STRATA, UNKNOWN), ("weak", "middle", "strong", "unknown"), strict=True))
 
 Value = float | int | str | None
 
@@ -100,7 +99,7 @@ def score_file(
         **{
             key: value
             for name, found in label_intervals(faces, truth.allowed, seed=seed).items()
-            for key, value in _with_interval(name, found).items()
+            for key, value in with_interval(name, found).items()
         },
         **_usable(faces),
         **_readings(read, truth.allowed),
@@ -121,8 +120,7 @@ def score_file(
             values |= explanation_values(verified(faces, verifier, seed=seed))
             values["verifier_fingerprint"] = verifier.fingerprint
             values["verifier_on_references"] = _on_references(truth, verifier)
-    plain = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
-    return Scored(plain, labels, chosen.unfit, faces, truth)
+    return Scored(undefined_as_none(values), labels, chosen.unfit, faces, truth)
 
 
 def write_scored(scored: Scored, folder: str | Path) -> Path:
@@ -144,7 +142,7 @@ def explanation_values(found: ExplanationScores) -> dict[str, Value]:
     """The scores of explanations under the keys of metrics.json."""
     values: dict[str, Value] = {"verifier": found.verifier, "explanations_unread": found.unread}
     for name in ("eea", "epc", "fcr"):
-        values |= _with_interval(name, getattr(found, name))
+        values |= with_interval(name, getattr(found, name))
     return values | {f"right_{cell}": count for cell, count in found.cells.items()}
 
 
@@ -157,7 +155,7 @@ def _strata(
         name = STRATUM_KEYS[stratum.name]
         values[f"n_{name}"] = stratum.n
         for metric, interval in stratum.labels.items():
-            values |= _with_interval(f"{metric}_{name}", interval)
+            values |= with_interval(f"{metric}_{name}", interval)
         if stratum.units is not None:
             values[f"unit_f1_{name}"] = stratum.units.f1
     return values
@@ -173,7 +171,7 @@ def _usable(faces: Sequence[EvaluatedFace]) -> dict[str, Value]:
     ):
         low, high = wilson(count, len(faces))
         share = Interval(count / len(faces), low, high)
-        values |= {name: count, **_with_interval(f"{name}_share", share)}
+        values |= {name: count, **with_interval(f"{name}_share", share)}
     return values
 
 
@@ -265,7 +263,3 @@ def _on_references(truth: Truth, verifier: UnitVerifier) -> float:
         if face.cot is not None
     ]
     return sum(right) / len(right) if right else math.nan
-
-
-def _with_interval(key: str, interval: Interval) -> dict[str, Value]:
-    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}

@@ -6,7 +6,7 @@ A model that reads only plain expressions can look good on average; on faces tha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from expllm_jax.evaluate.bootstrap import RESAMPLES, Interval
@@ -18,6 +18,8 @@ from expllm_jax.faces import BASIC_7, FACS, Vocabulary
 
 STRATA = ("< .2", ".2–.5", "> .5")
 UNKNOWN = "unknown"
+STRATUM_KEYS: Mapping[str, str] = dict(zip((*STRATA, UNKNOWN), ("weak", "middle", "strong", "unknown"), strict=True))
+"""Stratum -> how metrics.json calls it."""
 
 
 @dataclass(frozen=True)

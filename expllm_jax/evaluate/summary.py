@@ -34,14 +34,13 @@ from expllm_jax.evaluate.evaluated import EvaluatedFace
 from expllm_jax.evaluate.fairness import Fairness, attributes, fairness
 from expllm_jax.evaluate.label_order import check_label_order
 from expllm_jax.evaluate.label_scores import label_intervals
+from expllm_jax.evaluate.metric_values import undefined_as_none, with_interval
 from expllm_jax.evaluate.metrics_schema import check_metrics
-from expllm_jax.evaluate.strata import STRATA, UNKNOWN, Stratum, score_strata
+from expllm_jax.evaluate.strata import STRATUM_KEYS, Stratum, score_strata
 from expllm_jax.faces import BASIC_7, FACS, Vocabulary
 from expllm_jax.files import write_whole
 
 MAIN_SPLIT = "mild"
-STRATUM_KEYS: Mapping[str, str] = dict(zip((*STRATA, UNKNOWN), ("weak", "middle", "strong", "unknown"), strict=True))
-"""Stratum of the strongest unit → how metrics.json calls it."""
 _HEADLINE = ("macro_f1", "unit_f1", "unit_f1_label_only", "unit_f1_gain", "added_gap", "dropped_gap")
 
 
@@ -178,10 +177,6 @@ def summarise_split(
     )
 
 
-def _with_interval(key: str, interval: Interval) -> dict[str, float]:
-    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
-
-
 def _extras(summary: SplitSummary) -> dict[str, float | int]:
     """A split's own keys beyond its accuracy."""
     name = summary.split
@@ -197,14 +192,14 @@ def _extras(summary: SplitSummary) -> dict[str, float | int]:
     }
     for metric, interval in summary.intervals.items():
         if metric != "accuracy":
-            values |= _with_interval(f"{metric}_{name}", interval)
+            values |= with_interval(f"{metric}_{name}", interval)
     for metric in ("precision", "recall"):
         values[f"unit_{metric}_{name}"] = getattr(summary.units, metric)
     for metric in ("hallucinated_per_picture", "stated_unknown", "band_exact", "band_within_one"):
         values[f"{metric}_{name}"] = getattr(summary.units, metric)
     values |= {f"intensity_mae_{name}": summary.intensities.mae, f"intensity_icc_{name}": summary.intensities.icc}
     for stratum in summary.strata:
-        values |= _with_interval(f"accuracy_{name}_{STRATUM_KEYS[stratum.name]}", stratum.labels["accuracy"])
+        values |= with_interval(f"accuracy_{name}_{STRATUM_KEYS[stratum.name]}", stratum.labels["accuracy"])
         values[f"n_{name}_{STRATUM_KEYS[stratum.name]}"] = stratum.n
     if summary.calibration is not None:
         raw, mended = summary.calibration.raw, summary.calibration.mended
@@ -222,7 +217,7 @@ def _extras(summary: SplitSummary) -> dict[str, float | int]:
             values |= {key: gap.value, f"{key}_p": gap.p}
     for row in summary.labels.per_class:
         recall = Interval(row.recall, row.recall_low, row.recall_high)
-        values |= _with_interval(f"recall_{name}_{row.name}", recall) | {f"f1_{name}_{row.name}": row.f1}
+        values |= with_interval(f"recall_{name}_{row.name}", recall) | {f"f1_{name}_{row.name}": row.f1}
         values[f"n_{name}_{row.name}"] = row.n
     return values
 
@@ -255,9 +250,9 @@ def summarise(
     }
     values: dict[str, float | int | str] = {}
     for name, summary in splits.items():
-        values |= _with_interval(f"accuracy_{name}", summary.intervals["accuracy"])
+        values |= with_interval(f"accuracy_{name}", summary.intervals["accuracy"])
     for metric in _HEADLINE:
-        values |= _with_interval(metric, splits[main_split].intervals[metric])
+        values |= with_interval(metric, splits[main_split].intervals[metric])
     answers = sum(face.asked for faces in faces_by_split.values() for face in faces)
     unparsable = sum(summary.unparsable_label + summary.unparsable_cot for summary in splits.values())
     low, high = (answers * end for end in wilson(unparsable, answers))
@@ -274,10 +269,7 @@ def summarise(
         "units_present_from": STATED_FROM,
         "gaps_present_from": units.CLEARLY_PRESENT,
     }
-    undefined_as_none = {
-        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()
-    }
-    return Metrics(undefined_as_none, splits, main_split)
+    return Metrics(undefined_as_none(values), splits, main_split)
 
 
 def write_metrics(path: str | Path, metrics: Metrics) -> Path:
